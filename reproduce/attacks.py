@@ -1,0 +1,128 @@
+"""Attack settings, run by torchattacks, and the backward surrogates that they may use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torchattacks
+from torch import Tensor, nn
+
+from reproduce.quantizers import Backward, DynamicQuantizer, FixedQuantizer
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """torchattacks draws from the global generator: seed it, and put it back afterwards."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _weights_fixed(model: nn.Module) -> Iterator[None]:
+    """No gradient is computed for the weights: a third of each attack step's work."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    for p in trainable:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in trainable:
+            p.requires_grad_(True)
+
+
+@contextmanager
+def surrogate(model: nn.Module, backward: Backward, temperature: float = 1.0) -> Iterator[None]:
+    """Give every activation quantiser of `model` another backward rule for a while.
+
+    The forward pass stays the hard quantiser: this is the BPDA of Athalye et al. 2018.
+
+    Args:   backward, temperature: see reproduce.quantizers.
+    Raises: ValueError: an unknown rule, a temperature that is not a positive number.
+    """
+    layers = [m for m in model.modules() if isinstance(m, FixedQuantizer | DynamicQuantizer)]
+    before = [(m, m.backward, m.temperature) for m in layers]
+    try:
+        for m in layers:
+            m.set_backward(backward, temperature)
+        yield
+    finally:
+        for m, *rule in before:
+            m.set_backward(*rule)
+
+
+def _at_least_zero(**values: float) -> None:
+    for name, value in values.items():
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"{name} is {value}; it must be a finite number, at least 0")
+
+
+@dataclass(frozen=True)
+class FGSM:
+    """One step of size eps along the sign of the gradient.
+
+    Args:   eps_255: l-infinity radius in grey levels (1/255).
+    Raises: ValueError: a negative or infinite radius.
+    Source: Goodfellow et al. 2015; Double quantization, Eq. 1.
+    """
+
+    eps_255: float
+
+    def __post_init__(self) -> None:
+        _at_least_zero(eps_255=self.eps_255)
+
+    def attack(self, model: nn.Module) -> torchattacks.attack.Attack:
+        return torchattacks.FGSM(model, eps=self.eps_255 / 255)
+
+
+@dataclass(frozen=True)
+class PGD:
+    """Projected gradient descent in the l-infinity ball, on the cross-entropy.
+
+    Args:   eps_255, step_255: radius and step size in grey levels (1/255). steps: at least 1.
+            random_start: start at a uniform point of the ball.
+    Raises: ValueError: a negative or infinite radius or step, steps below 1.
+    Source: Madry et al. 2018; DQA, section 3.2; Double quantization, Eq. 2.
+    """
+
+    eps_255: float
+    step_255: float
+    steps: int
+    random_start: bool = True
+
+    def __post_init__(self) -> None:
+        _at_least_zero(eps_255=self.eps_255, step_255=self.step_255)
+        if self.steps < 1:
+            raise ValueError(f"steps is {self.steps}; it must be at least 1")
+
+    def attack(self, model: nn.Module) -> torchattacks.attack.Attack:
+        return torchattacks.PGD(
+            model,
+            eps=self.eps_255 / 255,
+            alpha=self.step_255 / 255,
+            steps=self.steps,
+            random_start=self.random_start,
+        )
+
+
+def perturb(
+    model: nn.Module, attack: FGSM | PGD, images: Tensor, labels: Tensor, seed: int
+) -> Tensor:
+    """Adversarial examples for `images`, with `model` in eval mode while they are made.
+
+    Args:    images: (N, C, H, W) float32 in [0, 1]. labels: (N,) int64. seed: of the random start.
+    Returns: (N, C, H, W) float32 in [0, 1], within eps of `images`.
+    Raises:  TypeError: images are not float32. ValueError: a value outside [0, 1] or NaN.
+    """
+    if images.dtype != torch.float32:
+        raise TypeError(f"images are {images.dtype}; attacks take float32 in [0, 1]")
+    if images.numel():
+        low, high = (v.item() for v in images.aminmax())
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f"images hold values from {low} to {high}; they must lie in [0, 1]")
+    with _weights_fixed(model), _seeded(seed, images.device):
+        return attack.attack(model)(images, labels)

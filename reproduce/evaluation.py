@@ -1,0 +1,75 @@
+"""Accuracy of a model on clean and attacked images, and how sure one can be of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import sqrt
+from statistics import NormalDist
+
+import torch
+from torch import Tensor, nn
+
+from reproduce.attacks import FGSM, PGD, perturb
+from reproduce.data import to_float
+
+
+def correct(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    attack: FGSM | PGD | None = None,
+    *,
+    batch_size: int,
+    seed: int = 0,
+    defence: Callable[[Tensor], Tensor] | None = None,
+    check_stop: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """Which images the model classifies correctly, in float32 and eval mode.
+
+    The attack sees the bare model; `defence` (such as linear_quantize) is applied to what it made.
+
+    Args:    images: (N, C, H, W) uint8. labels: (N,) int64. attack: None for clean images.
+             batch_size: images are taken in this many at a time, in their order. seed: of the
+             attack's random starts. check_stop: called before each batch; may raise to stop.
+    Returns: (N,) bool on the CPU.
+    Raises:  ValueError: images and labels differ in number, or there are none.
+    """
+    if len(images) != len(labels) or not len(images):
+        raise ValueError(f"{len(images)} images and {len(labels)} labels; give as many of both")
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    hits = []
+    for number, start in enumerate(range(0, len(images), batch_size)):
+        check_stop()
+        x = to_float(images[start : start + batch_size].to(device))
+        y = labels[start : start + batch_size].to(device)
+        if attack is not None:
+            x = perturb(model, attack, x, y, seed=seed * 1_000_003 + number)
+        with torch.no_grad():
+            logits = model(x if defence is None else defence(x))
+        hits.append((logits.argmax(1) == y).cpu())
+    model.train(was_training)
+    return torch.cat(hits)
+
+
+def wilson(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval for a proportion.
+
+    Args:    correct: 0..total. total: at least 1. confidence: strictly between 0 and 1.
+    Returns: (low, high), both in [0, 1].
+    Raises:  ValueError: anything outside these ranges.
+    Source:  Wilson 1927.
+    """
+    if not (total >= 1 and 0 <= correct <= total):
+        raise ValueError(f"{correct} correct of {total}; correct must be in 0..total, total >= 1")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is {confidence}; it must lie between 0 and 1")
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    share = correct / total
+    centre = share + z * z / (2 * total)
+    half = z * sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    scale = 1 + z * z / total
+    low = 0.0 if correct == 0 else (centre - half) / scale
+    high = 1.0 if correct == total else (centre + half) / scale
+    return low, high

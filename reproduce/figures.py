@@ -1,0 +1,231 @@
+"""Figures in one style, and tables of published beside measured accuracies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from reproduce.quantizers import DynamicQuantizer, FixedQuantizer
+from reproduce.results import Record
+
+ACTIVATIONS = {"relu": "ReLU (full precision)", "fixed": "fixed", "dynamic": "dynamic"}
+ATTACKS = {"clean": "clean", "pgd": "PGD", "fgsm": "FGSM"}
+
+
+def style() -> None:
+    """The one look of all figures; call it once at the top of a notebook."""
+    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
+    plt.rcParams.update(
+        {
+            "figure.dpi": 110,
+            "savefig.bbox": "tight",
+            "axes.titlesize": "medium",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "svg.hashsalt": "reproduce",
+        }
+    )
+
+
+def model_name(activation: str, bits: int | None) -> str:
+    """A model as the tables call it: "ReLU", "fixed, 2 bits" ..."""
+    if activation == "relu":
+        return "ReLU"
+    return f"{activation}, {bits} bit{'s' if bits > 1 else ''}"
+
+
+# --- Tables ---------------------------------------------------------------------------------------
+
+
+def summary(measured: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
+    """Published beside measured: one row a model and attack.
+
+    Args:    measured: results.load(...), at one scale. published: published.load("dqa_table1") or
+             of the same columns (activation, bits, attack, value in percent).
+    Returns: activation, bits, attack, published, seeds, mean, low, high (all in percent; low and
+             high are the least and the greatest seed), in the published order. A cell that was not
+             run has 0 seeds and NaN.
+    Raises:  ValueError: records of several scales.
+    """
+    if len(measured) and measured["scale"].nunique() > 1:
+        scales = ", ".join(sorted(measured["scale"].unique()))
+        raise ValueError(f"records of several scales ({scales}); never mix them in one table")
+    rows = []
+    for cell in published.itertuples():
+        bits = None if pd.isna(cell.bits) else int(cell.bits)
+        ours = pd.Series(dtype=float)
+        if len(measured):
+            same_bits = measured["bits"].isna() if bits is None else measured["bits"] == bits
+            ours = (
+                100
+                * measured.loc[
+                    same_bits
+                    & (measured["activation"] == cell.activation)
+                    & (measured["condition"] == cell.attack),
+                    "accuracy",
+                ]
+            )
+        rows.append(
+            {
+                "activation": cell.activation,
+                "bits": bits,
+                "attack": cell.attack,
+                "published": cell.value,
+                "seeds": len(ours),
+                "mean": ours.mean(),
+                "low": ours.min(),
+                "high": ours.max(),
+            }
+        )
+    return pd.DataFrame(rows).astype({"bits": "Int64"})
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table; the first column is aligned left, the others right."""
+    rule = ["---"] + ["---:"] * (len(header) - 1)
+    lines = [header, rule, *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def side_by_side(table: pd.DataFrame) -> str:
+    """`summary` as a Markdown table: published and ours for each attack, the spread in brackets."""
+    header = ["activation"]
+    for name in ATTACKS.values():
+        header += [f"{name}, published", f"{name}, ours"]
+    rows = []
+    models = table[["activation", "bits"]].drop_duplicates()
+    for activation, bits in models.itertuples(index=False):
+        row = [model_name(activation, None if pd.isna(bits) else int(bits))]
+        for attack in ATTACKS:
+            same_bits = table["bits"].isna() if pd.isna(bits) else table["bits"] == bits
+            chosen = same_bits & (table["activation"] == activation) & (table["attack"] == attack)
+            cell = table[chosen].iloc[0]
+            ours = "missing"
+            if cell["seeds"]:
+                ours = f"**{cell['mean']:.2f}** ({cell['low']:.2f}–{cell['high']:.2f})"
+            row += [f"{cell['published']:.2f}", ours]
+        rows.append(row)
+    return markdown_table(header, rows)
+
+
+# --- Figures --------------------------------------------------------------------------------------
+
+
+def published_and_measured(table: pd.DataFrame) -> Figure:
+    """`summary` as points: hollow for the paper, full for ours with the range over the seeds."""
+    models = list(table[["activation", "bits"]].drop_duplicates().itertuples(index=False))
+    names = [model_name(a, None if pd.isna(b) else int(b)) for a, b in models]
+    figure, axes = plt.subplots(1, 3, figsize=(9.5, 3.6), sharey=True)
+    for ax, (attack, title) in zip(axes, ATTACKS.items(), strict=True):
+        part = table[table["attack"] == attack].reset_index(drop=True)
+        y = np.arange(len(part))
+        ax.hlines(y, part["low"], part["high"], color="C0", lw=4, alpha=0.4)
+        ax.plot(part["mean"], y, "o", color="C0", label="ours: mean, range over seeds")
+        ax.plot(part["published"], y, "D", mfc="none", color="C3", label="published")
+        ax.set(title=title, xlabel="accuracy (%)", yticks=y, yticklabels=names)
+        ax.margins(x=0.1)
+    axes[0].invert_yaxis()
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=2, frameon=False)
+    figure.tight_layout(rect=(0, 0.07, 1, 1))
+    return figure
+
+
+def image_grid(rows: dict[str, np.ndarray], captions: dict[str, Sequence[object]]) -> Figure:
+    """Rows of images with a caption under each.
+
+    Args: rows: {row title: (N, C, H, W) uint8}. captions: {row title: N captions}.
+    """
+    count = len(next(iter(rows.values())))
+    figure, axes = plt.subplots(
+        len(rows), count, figsize=(0.95 * count, 1.2 * len(rows)), squeeze=False
+    )
+    for line, (title, images) in zip(axes, rows.items(), strict=True):
+        for ax, image, caption in zip(line, images, captions[title], strict=True):
+            grey = image.shape[0] == 1
+            ax.imshow(image[0] if grey else image.transpose(1, 2, 0), cmap="gray", vmin=0, vmax=255)
+            ax.set(xticks=[], yticks=[])
+            ax.grid(False)
+            ax.set_xlabel(str(caption), fontsize="small", labelpad=2)
+            for side in ax.spines.values():
+                side.set_visible(False)
+        line[0].set_ylabel(title, rotation=0, ha="right", va="center")
+    figure.tight_layout(pad=0.3)
+    return figure
+
+
+def training_curves(records: dict[str, Record]) -> Figure:
+    """Loss and training accuracy per epoch, and the attack's radius, for named records."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.4))
+    for number, (name, record) in enumerate(records.items()):
+        epochs = np.arange(1, len(record.curves["loss"]) + 1)
+        left.plot(epochs, record.curves["loss"], ".-", color=f"C{number}", label=name)
+        right.plot(epochs, record.curves["accuracy"], ".-", color=f"C{number}", label=name)
+    radius = next(iter(records.values())).curves["eps_255"]
+    for ax in (left, right):
+        clean = sum(eps == 0 for eps in radius)
+        if clean:
+            ax.axvspan(0.5, clean + 0.5, color="0.9", zorder=0)
+        ax.set(xlabel="epoch", xlim=(0.5, len(radius) + 0.5))
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    left.set(ylabel="training loss (cross-entropy)")
+    right.set(ylabel="accuracy on what it trained on", ylim=(0, 1))
+    right.yaxis.set_major_formatter(PercentFormatter(1))
+    right.legend(fontsize="small", loc="lower right")
+    figure.tight_layout()
+    return figure
+
+
+def learnt_thresholds(records: Sequence[Record]) -> Figure:
+    """The learnt thresholds of every layer and seed, one panel a depth, with their start values."""
+    depths = sorted({r.experiment["bits"] for r in records})
+    figure, axes = plt.subplots(
+        1, len(depths), figsize=(3.2 * len(depths), 3.4), sharey=True, squeeze=False
+    )
+    for ax, bits in zip(axes[0], depths, strict=True):
+        for start in DynamicQuantizer(bits).thresholds.tolist():
+            ax.axhline(start, color="0.6", lw=1, ls="--", zorder=1)
+        for record in (r for r in records if r.experiment["bits"] == bits):
+            for layer, thresholds in enumerate(record.curves["thresholds"][-1], start=1):
+                shift = 0.12 * (record.seed - 1)
+                x = np.full(len(thresholds), layer + shift)
+                ax.plot(x, thresholds, "o", ms=4, color=f"C{record.seed}")
+                ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.set(title=f"{bits} bit{'s' if bits > 1 else ''}", xlabel="activation layer")
+    axes[0][0].set(ylabel="threshold", ylim=(-1.08, 1.08))
+    seeds = sorted({r.seed for r in records})
+    handles = [plt.Line2D([], [], color="0.6", ls="--", label="start")] + [
+        plt.Line2D([], [], color=f"C{s}", marker="o", ms=4, ls="", label=f"seed {s}") for s in seeds
+    ]
+    figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False)
+    figure.tight_layout(rect=(0, 0.08, 1, 1))
+    return figure
+
+
+def staircases(bits: int = 2) -> Figure:
+    """The fixed quantiser and what each backward rule takes for its slope."""
+    x = torch.linspace(-3, 3, 1201).view(1, -1)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.2))
+    with torch.no_grad():
+        left.plot(x[0], torch.relu(x)[0], color="0.5", ls="--", label="ReLU")
+        left.plot(x[0], FixedQuantizer(bits)(x)[0], color="C0", label=f"fixed, {bits} bits")
+    left.set(xlabel="input $x$", ylabel="activation", ylim=(-1.2, 2), title="forward pass")
+    left.legend(fontsize="small", loc="upper left")
+    rules = {"true gradient": ("zero", 1.0), "straight-through": ("straight_through", 1.0),
+             "sigmoid, $T$ = 5": ("sigmoid", 5.0)}  # fmt: skip
+    for number, (name, (rule, temperature)) in enumerate(rules.items()):
+        point = x.clone().requires_grad_(True)
+        out = FixedQuantizer(bits, rule, temperature)(point).sum()
+        (slope,) = torch.autograd.grad(out, point)
+        right.plot(x[0], slope[0], color=f"C{number}", label=name)
+    right.set(xlabel="input $x$", ylabel="slope", title="backward pass")
+    right.legend(fontsize="small")
+    figure.tight_layout()
+    return figure

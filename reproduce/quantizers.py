@@ -1,0 +1,271 @@
+"""Quantisers of both papers: of images (linear_quantize) and of activations (Fixed, Dynamic).
+
+Every activation quantiser is a staircase. Its forward pass is always the hard staircase of the
+paper; `backward` chooses what stands in for its derivative, which is zero or undefined everywhere:
+
+    "zero"              true autograd: nothing flows through a step
+    "straight_through"  round' = 1 (Eq. 3), sgn'(u) = 1 for |u| <= 1 and 0 elsewhere (Eq. 8)
+    "tanh"              each step is tanh(u):           sgn'(u) = 1 - tanh(u)^2
+    "sigmoid"           each step is 2 sigmoid(Tu) - 1: sgn'(u) = 2 T s (1 - s), s = sigmoid(Tu)
+
+where u is the distance of the input to the step's threshold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+Rounding = Literal["floor", "nearest"]
+Backward = Literal["zero", "straight_through", "tanh", "sigmoid"]
+Activation = Literal["relu", "fixed", "dynamic"]
+
+GREY_TOLERANCE = 1e-3
+
+
+def _choice(value: str, kind: object, what: str) -> str:
+    allowed = get_args(kind)
+    if value not in allowed:
+        raise ValueError(f"{what} is {value!r}; choose one of {', '.join(allowed)}")
+    return value
+
+
+def _depth(bits: int, highest: int) -> int:
+    if isinstance(bits, bool) or not isinstance(bits, int):
+        raise TypeError(f"bits is {bits!r}; it must be an int in 1..{highest}")
+    if not 1 <= bits <= highest:
+        raise ValueError(f"bits is {bits}; it must be in 1..{highest}")
+    return bits
+
+
+def linear_quantize(x: Tensor, bits: int, rounding: Rounding = "floor") -> Tensor:
+    """Map each value of `x` to one of 2**bits uniform levels k / (2**bits - 1).
+
+    Args:    x: (...) float in [0, 1]. bits: 1..8. rounding: "floor", as released,
+             k = floor(255 x / 2^(8 - bits)); "nearest", our variant: the closest of the levels.
+    Returns: same shape and dtype. The gradient is zero almost everywhere.
+    Raises:  TypeError: x is not floating point. ValueError: bits outside 1..8, a value outside
+             [0, 1] or NaN, an unknown rounding.
+    Source:  Double quantization, section III.
+    """
+    top = 2 ** _depth(bits, 8) - 1
+    _choice(rounding, Rounding, "rounding")
+    if not x.is_floating_point():
+        raise TypeError(f"x is {x.dtype}; linear_quantize takes floating point values in [0, 1]")
+    if x.numel():
+        low, high = (v.item() for v in x.detach().aminmax())
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f"x holds values from {low} to {high}; they must lie in [0, 1]")
+    if rounding == "nearest":
+        return torch.round(x * top) / top
+    # 85/255 - 21/255 in float32 is a hair below 64/255: an edge counts as inside its bin.
+    return torch.floor((255 * x + GREY_TOLERANCE) / 2 ** (8 - bits)) / top
+
+
+def filter_radius(bits: int, rounding: Rounding = "floor") -> int:
+    """The largest whole number of grey levels that linear_quantize is certain to remove.
+
+    Every level k / (2**bits - 1), moved by at most this many 255ths and clipped to [0, 1], is
+    mapped back to itself. Level k is at g = 255 k / (2**bits - 1) grey levels and its bin runs
+    from k 2^(8-bits) up to but not including (k+1) 2^(8-bits) for "floor", and half a spacing to
+    either side for "nearest", where a tie is not certain. The two end levels have one neighbour.
+
+    Args:    bits: 1..8. rounding: "floor" or "nearest".
+    Returns: grey levels (1/255): 127, 21, 4, 1, 0 ... for "floor"; 127, 42, 18, 8, 4 ... "nearest".
+    Raises:  ValueError: bits outside 1..8, an unknown rounding.
+    Source:  derived here; Double quantization, section V, observes the effect.
+    """
+    top = 2 ** _depth(bits, 8) - 1
+    spacing = Fraction(255, top)
+    if _choice(rounding, Rounding, "rounding") == "nearest":
+        return math.ceil(spacing / 2) - 1
+    width = 2 ** (8 - bits)
+    below = [spacing * k - width * k for k in range(1, top + 1)]
+    above = [width * (k + 1) - spacing * k for k in range(top)]
+    return min(math.floor(min(below)), math.ceil(min(above)) - 1)
+
+
+def _step_slope(u: Tensor, backward: Backward, temperature: float) -> Tensor:
+    """The surrogate of sgn'(u), same shape as u."""
+    if backward == "straight_through":
+        return (u.abs() <= 1).to(u.dtype)
+    if backward == "tanh":
+        return 1 - torch.tanh(u).square()
+    s = torch.sigmoid(temperature * u)
+    return 2 * temperature * s * (1 - s)
+
+
+class _SumOfSigns(torch.autograd.Function):
+    """f(x) = 1/2 sum_j jumps[j] sgn(x - thresholds[j]); the signs get a surrogate gradient."""
+
+    @staticmethod
+    def forward(ctx, x, thresholds, jumps, backward, temperature):
+        ctx.save_for_backward(x, thresholds, jumps)
+        ctx.rule = backward, temperature
+        out = torch.zeros_like(x)
+        for t, jump in zip(thresholds.tolist(), jumps.tolist(), strict=True):
+            out.add_(torch.sign(x - t), alpha=jump / 2)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, thresholds, jumps = ctx.saved_tensors
+        backward, temperature = ctx.rule
+        need_x, need_t, need_j = ctx.needs_input_grad[:3]
+        slope_x = torch.zeros_like(x)
+        grad_t, grad_j = torch.zeros_like(thresholds), torch.zeros_like(jumps)
+        for j, (t, jump) in enumerate(zip(thresholds.tolist(), jumps.tolist(), strict=True)):
+            u = x - t
+            if need_j:
+                grad_j[j] = (grad * torch.sign(u)).sum(dtype=torch.float32) / 2
+            if backward == "zero":
+                continue
+            slope = _step_slope(u, backward, temperature)
+            slope_x.add_(slope, alpha=jump / 2)
+            if need_t:
+                grad_t[j] = -(grad * slope).sum(dtype=torch.float32) * jump / 2
+        return slope_x.mul_(grad) if need_x else None, grad_t, grad_j, None, None
+
+
+class _Quantizer(nn.Module):
+    def __init__(self, bits: int, backward: Backward, temperature: float) -> None:
+        super().__init__()
+        self.bits = _depth(bits, 3)
+        self.set_backward(backward, temperature)
+
+    def set_backward(self, backward: Backward, temperature: float = 1.0) -> None:
+        """Choose the backward rule; the forward pass does not change.
+
+        Raises: ValueError: an unknown rule, or a temperature that is not a positive number.
+        """
+        self.backward = _choice(backward, Backward, "backward")
+        if not (isinstance(temperature, int | float) and 0 < temperature < math.inf):
+            raise ValueError(f"temperature is {temperature!r}; it must be a positive number")
+        self.temperature = float(temperature)
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}, backward={self.backward!r}"
+
+
+class FixedQuantizer(_Quantizer):
+    """Activation quantised to 2**bits uniform levels in [-1, 1].
+
+        y  = tanh(x)                                                            (1)
+        y' = y / (2 max|y|) + 1/2                                               (2)
+        q  = 2 round((2^bits - 1) y') / (2^bits - 1) - 1                        (3)
+
+    With "straight_through" the rounding passes gradients unchanged, so dq/dx = tanh'(x) / max|y|;
+    max|y| is a constant for the gradient.
+
+    Args:    bits: 1..3. backward, temperature: see the module. maximum: "batch", max|y| over the
+             whole input, the literal reading (an image's output then depends on its batch);
+             "image", over each image alone.
+    Shapes:  (N, ...) float -> the same.
+    Raises:  TypeError, ValueError: bits outside 1..3, an unknown rule or maximum.
+    Source:  DQA, section 3.1, Eq. 1-3.
+    """
+
+    def __init__(
+        self,
+        bits: int,
+        backward: Backward = "straight_through",
+        temperature: float = 1.0,
+        maximum: Literal["batch", "image"] = "batch",
+    ) -> None:
+        super().__init__(bits, backward, temperature)
+        self.maximum = _choice(maximum, Literal["batch", "image"], "maximum")
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = 2**self.bits - 1
+        y = torch.tanh(x)
+        size = y.detach().abs()
+        if self.maximum == "batch":
+            largest = size.max()
+        else:
+            largest = size.flatten(1).max(1).values.view(-1, *[1] * (x.dim() - 1))
+        largest = largest.clamp_min(torch.finfo(y.dtype).tiny)
+        z = y / largest
+        hard = 2 * torch.round(top * (z / 2 + 0.5)) / top - 1
+        if self.backward == "zero":
+            return hard
+        if self.backward == "straight_through":
+            return z + (hard - z).detach()
+        steps = (2 * torch.arange(1, top + 1, device=x.device) - top - 1) / top
+        with torch.no_grad():
+            slope = torch.zeros_like(x)
+            for step in steps:
+                threshold = torch.atanh(step * largest)
+                slope += _step_slope(x - threshold, self.backward, self.temperature) / top
+        return hard.detach() + slope * (x - x.detach())
+
+
+class DynamicQuantizer(_Quantizer):
+    """Activation quantised to 2**bits levels whose 2**bits - 1 thresholds are learnt.
+
+    With m = 2**bits and t_1 < ... < t_(m-1), Eq. 8 is the staircase with levels
+
+        -1, t_1, ..., t_(m/2-1), t_(m/2+1), ..., t_(m-1), +1
+
+    and a step at each threshold: f(x) = 1/2 sum_j (level_j - level_(j-1)) sgn(x - t_j). For one
+    bit it is sgn(x - t_1); for two bits it is Eq. 9. The thresholds get a gradient twice: exactly,
+    as levels, and through the surrogate of each sign.
+
+    Args:    bits: 1..3. backward, temperature: see the module. source: "x", Eq. 8 on its input,
+             the literal reading; "tanh", on tanh of its input, as in Eq. 1.
+    Shapes:  (...) float -> the same; `.thresholds` (2**bits - 1,) float32, starting where the
+             fixed quantiser has its steps.
+    Raises:  TypeError, ValueError: bits outside 1..3, an unknown rule or source.
+    Source:  DQA, section 3.2, Eq. 8 and 9.
+    """
+
+    def __init__(
+        self,
+        bits: int,
+        backward: Backward = "straight_through",
+        temperature: float = 1.0,
+        source: Literal["x", "tanh"] = "x",
+    ) -> None:
+        super().__init__(bits, backward, temperature)
+        self.source = _choice(source, Literal["x", "tanh"], "source")
+        top = 2**bits - 1
+        self.thresholds = nn.Parameter((2 * torch.arange(1, top + 1) - top - 1) / top)
+
+    def levels(self) -> Tensor:
+        """The (2**bits,) output levels, in the order of the steps."""
+        middle = 2 ** (self.bits - 1) - 1
+        one = self.thresholds.new_ones(1)
+        return torch.cat([-one, self.thresholds[:middle], self.thresholds[middle + 1 :], one])
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.source == "tanh":
+            x = torch.tanh(x)
+        jumps = self.levels().diff()
+        return _SumOfSigns.apply(x, self.thresholds, jumps, self.backward, self.temperature)
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Put the thresholds back in order and into [-1, 1], which Eq. 9 takes for granted."""
+        self.thresholds.copy_(self.thresholds.clamp(-1, 1).sort().values)
+
+
+def activation(name: Activation, bits: int | None = None, **options) -> Callable[[], nn.Module]:
+    """A factory of one activation layer, for the models' `activation` argument.
+
+    Args:    name: "relu" (full precision; takes no bits), "fixed" or "dynamic" (bits 1..3).
+             options: passed on to the quantiser.
+    Returns: a callable that makes a new layer at each call.
+    Raises:  TypeError, ValueError: an unknown name, bits missing, out of range or superfluous.
+    Source:  DQA, sections 3.1, 3.2 and 5.
+    """
+    if _choice(name, Activation, "activation") == "relu":
+        if bits is not None or options:
+            raise ValueError(f"relu takes neither bits nor options; got bits={bits}, {options}")
+        return nn.ReLU
+    kind = FixedQuantizer if name == "fixed" else DynamicQuantizer
+    kind(bits, **options)
+    return lambda: kind(bits, **options)

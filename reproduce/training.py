@@ -1,0 +1,269 @@
+"""One loop for standard and adversarial training, which can be stopped anywhere and resumed.
+
+All randomness of a step is a function of (seed, step), so a checkpoint is the weights, the
+optimiser's state and the number of steps done; a killed and resumed run equals an uninterrupted
+one, bit for bit on the CPU.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from reproduce.attacks import PGD, perturb
+from reproduce.data import crop_and_flip, epoch_order, to_float
+from reproduce.quantizers import DynamicQuantizer
+from reproduce.storage import load_tensors, save_tensors
+
+
+class Interrupted(Exception):
+    """Raised by `check_stop` to end a run early; what is done so far has been saved."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a model is trained.
+
+    Epochs 1..clean_epochs see clean images only. After them the risk is
+
+        clean_weight J(x) + (1 - clean_weight) J(x + delta),     delta by `attack`,
+
+    which is Eq. 7 of DQA (Eq. 10 where thresholds are learnt) for clean_weight = 0. Over
+    `ramp_epochs` epochs the attack's radius and step grow linearly from 0 to their full size.
+
+    `schedule` is "constant", "one_cycle" (linear to lr over the first fifth of the steps, linear
+    to 0 over the rest) or "step" (x 0.1 every `step_epochs`). With `autocast` the forward and
+    backward passes are in bfloat16, weights and optimiser stay float32.
+
+    Raises: ValueError: a number outside its range.
+    """
+
+    epochs: int
+    batch_size: int = 128
+    optimizer: Literal["adam", "sgd"] = "adam"
+    lr: float = 1e-3
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "one_cycle", "step"] = "constant"
+    step_epochs: int = 40
+    augment: bool = False
+    autocast: bool = False
+    attack: PGD | None = None
+    clean_epochs: int = 0
+    ramp_epochs: int = 0
+    clean_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "step_epochs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("lr", "momentum", "weight_decay", "clean_epochs", "ramp_epochs"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
+        if not 0 <= self.clean_weight <= 1:
+            raise ValueError(f"clean_weight is {self.clean_weight}; it must lie in [0, 1]")
+        if self.optimizer not in ("adam", "sgd"):
+            raise ValueError(f"optimizer is {self.optimizer!r}; choose adam or sgd")
+        if self.schedule not in ("constant", "one_cycle", "step"):
+            raise ValueError(f"schedule is {self.schedule!r}; choose constant, one_cycle or step")
+
+    def lr_at(self, step: int, steps_per_epoch: int) -> float:
+        """The learning rate of step 0, 1, ..."""
+        if self.schedule == "step":
+            return self.lr * 0.1 ** (step // (self.step_epochs * steps_per_epoch))
+        if self.schedule == "one_cycle":
+            total = self.epochs * steps_per_epoch
+            peak = max(1, total // 5)
+            return self.lr * min((step + 1) / peak, (total - step) / max(1, total - peak))
+        return self.lr
+
+    def attack_at(self, step: int, steps_per_epoch: int) -> PGD | None:
+        """The training attack of step 0, 1, ...; None while training is on clean images."""
+        since = step - self.clean_epochs * steps_per_epoch
+        if self.attack is None or since < 0:
+            return None
+        part = min(1.0, (since + 1) / max(1, self.ramp_epochs * steps_per_epoch))
+        return replace(
+            self.attack,
+            eps_255=self.attack.eps_255 * part,
+            step_255=self.attack.step_255 * part,
+        )
+
+
+@dataclass
+class Progress:
+    """Where a run stands: steps done, seconds spent, per-epoch curves, this epoch's sums."""
+
+    step: int
+    seconds: float
+    curves: dict[str, list]
+    sums: dict[str, float]
+
+
+def derived_seed(*parts: int | str) -> int:
+    """A 63-bit seed that depends on every part."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def _optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(model.parameters(), settings.lr, weight_decay=settings.weight_decay)
+    return torch.optim.SGD(
+        model.parameters(),
+        settings.lr,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+    )
+
+
+def _save(path: Path, key: str, model: nn.Module, optimizer, progress: Progress) -> None:
+    tensors = {f"model.{name}": t for name, t in model.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        for name, value in state.items():
+            if value is not None:
+                tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
+    save_tensors(path, tensors, {"key": key, **vars(progress)})
+
+
+def _restore(path: Path, key: str, model: nn.Module, optimizer) -> Progress:
+    tensors, meta = load_tensors(path)
+    if meta.pop("key") != key:
+        raise ValueError(f"{path} belongs to another run; delete it to start afresh")
+    prefix = "model."
+    model.load_state_dict(
+        {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    )
+    state: dict[int, dict] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, field = name.split(".", 2)
+            state.setdefault(int(index), {})[field] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    return Progress(**meta)
+
+
+def _gradients(model, optimizer, settings: Settings, attack, x, y, seed) -> dict[str, float]:
+    """One forward and backward pass on a batch; returns its loss and its number of hits."""
+    optimizer.zero_grad(set_to_none=True)
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=settings.autocast):
+        if attack is None:
+            logits = model(x)
+            loss = F.cross_entropy(logits, y)
+        else:
+            adversarial = perturb(model, attack, x, y, seed)
+            logits = model(adversarial)
+            loss = F.cross_entropy(logits, y)
+            if settings.clean_weight:
+                clean = F.cross_entropy(model(x), y)
+                loss = settings.clean_weight * clean + (1 - settings.clean_weight) * loss
+    loss.backward()
+    hits = (logits.argmax(1) == y).sum()
+    return {"loss": loss.item() * len(y), "correct": hits.item(), "images": len(y)}
+
+
+def _end_epoch(model: nn.Module, settings: Settings, progress: Progress, lr: float, eps: float):
+    sums, curves = progress.sums, progress.curves
+    curves.setdefault("loss", []).append(sums["loss"] / sums["images"])
+    curves.setdefault("accuracy", []).append(sums["correct"] / sums["images"])
+    curves.setdefault("lr", []).append(lr)
+    curves.setdefault("eps_255", []).append(eps)
+    learnt = [m.thresholds.tolist() for m in model.modules() if isinstance(m, DynamicQuantizer)]
+    if learnt:
+        curves.setdefault("thresholds", []).append(learnt)
+    progress.sums = {}
+
+
+def train(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    settings: Settings,
+    seed: int,
+    *,
+    prepare: Callable[[Tensor], Tensor] = to_float,
+    checkpoint: Path | None = None,
+    key: str = "",
+    check_stop: Callable[[], None] = lambda: None,
+    report: Callable[[Progress, int], None] = lambda progress, images: None,
+) -> Progress:
+    """Train `model` in place, on the device where it is.
+
+    Args:    images: (N, C, H, W) uint8. labels: (N,) int64. seed: of the order, the augmentation
+             and the attack. prepare: from augmented uint8 to float32 in [0, 1]. checkpoint: file
+             to resume from and to save to, once an epoch, when stopped, and at the end; `key`
+             names the run in it. check_stop: called before each step; may raise Interrupted.
+             report: called after each step with the progress and the images just done.
+    Returns: Progress, with one value an epoch for loss, accuracy on what it trained on, lr,
+             eps_255, and thresholds where there are any.
+    Raises:  Interrupted, after a checkpoint. ValueError: a damaged or foreign checkpoint, images
+             and labels differ in number. FloatingPointError: the loss is no longer finite.
+    Source:  DQA, Eq. 7 and 10; Double quantization, section IV-A.
+    """
+    if len(images) != len(labels) or not len(images):
+        raise ValueError(f"{len(images)} images and {len(labels)} labels; give as many of both")
+    device = next(model.parameters()).device
+    images, labels = images.to(device), labels.to(device)
+    if settings.autocast:
+        model.to(memory_format=torch.channels_last)
+    optimizer = _optimizer(model, settings)
+    progress = Progress(0, 0.0, {}, {})
+    if checkpoint is not None and checkpoint.exists():
+        progress = _restore(checkpoint, key, model, optimizer)
+    steps_per_epoch = -(-len(images) // settings.batch_size)
+    total = settings.epochs * steps_per_epoch
+    started = time.perf_counter() - progress.seconds
+
+    def save() -> None:
+        progress.seconds = time.perf_counter() - started
+        if checkpoint is not None:
+            _save(checkpoint, key, model, optimizer, progress)
+
+    model.train()
+    order = None
+    while progress.step < total:
+        try:
+            check_stop()
+        except Interrupted:
+            save()
+            raise
+        step = progress.step
+        epoch, batch = divmod(step, steps_per_epoch)
+        if order is None or batch == 0:
+            order = epoch_order(len(images), seed, epoch).to(device)
+        index = order[batch * settings.batch_size : (batch + 1) * settings.batch_size]
+        x = images[index]
+        if settings.augment:
+            generator = torch.Generator(device).manual_seed(derived_seed(seed, step, "augment"))
+            x = crop_and_flip(x, generator)
+        lr = settings.lr_at(step, steps_per_epoch)
+        attack = settings.attack_at(step, steps_per_epoch)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        sums = _gradients(
+            model, optimizer, settings, attack, prepare(x), labels[index],
+            derived_seed(seed, step, "attack"),
+        )  # fmt: skip
+        if not abs(sums["loss"]) < float("inf"):
+            raise FloatingPointError(
+                f"the loss is {sums['loss']} at step {step} of {total}; lower lr ({settings.lr})"
+            )
+        optimizer.step()
+        for module in model.modules():
+            if isinstance(module, DynamicQuantizer):
+                module.project()
+        progress.sums = {n: progress.sums.get(n, 0) + v for n, v in sums.items()}
+        progress.step += 1
+        if progress.step % steps_per_epoch == 0:
+            _end_epoch(model, settings, progress, lr, attack.eps_255 if attack else 0.0)
+            save()
+        report(progress, len(index))
+    return progress
