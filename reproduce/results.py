@@ -168,12 +168,15 @@ def load(experiment: str | None = None, scale: str | None = None) -> pd.DataFram
 
     Args:    experiment: a folder of results/, such as "dqa-mnist". scale: smoke, laptop or paper.
     Returns: columns experiment, scale, seed, key, condition, correct, total, accuracy, low, high
-             (Wilson, 95 %; shares in [0, 1]), then the top-level fields of the configuration.
+             (Wilson, 95 %; shares in [0, 1]), then the configuration's plain fields, those of
+             the training settings as "training.lr" and so on.
     Raises:  ValueError: a damaged record.
     """
     rows = []
     for record in records(experiment, scale):
-        plain = {n: v for n, v in record.experiment.items() if not isinstance(v, dict | list)}
+        plain = _plain(record.experiment) | {
+            f"training.{n}": v for n, v in _plain(record.experiment["training"]).items()
+        }
         for condition, counts in record.metrics.items():
             correct, total = counts["correct"], counts["total"]
             low, high = wilson(correct, total)
@@ -193,3 +196,7 @@ def load(experiment: str | None = None, scale: str | None = None) -> pd.DataFram
                 }
             )
     return pd.DataFrame(rows)
+
+
+def _plain(settings: dict) -> dict:
+    return {n: v for n, v in settings.items() if not isinstance(v, dict | list)}

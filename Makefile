@@ -1,0 +1,31 @@
+# `make book` builds the site, `make test` runs every test; both make the environment .venv first.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+# The same on every machine: sums are added in the same order, and a small test does not pay for 64 threads.
+export OMP_NUM_THREADS ?= 2
+# Where it is set, a notebook's figures would not be shown.
+unexport MPLBACKEND
+
+.PHONY: book env test
+
+book: env
+	$(BIN)/python notebooks/execute.py
+	$(BIN)/jupyter-book build book/
+	@echo "The book: $(CURDIR)/_build/html/index.html"
+
+test: env
+	$(BIN)/pytest
+	$(BIN)/pytest --nbval book/
+	$(BIN)/pytest --nbval-lax notebooks/
+	$(BIN)/jupyter-book build -W -n --keep-going --all book/
+
+env: .venv/installed
+
+.venv/installed: requirements.txt constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -r requirements.txt -c constraints.txt
+	$(BIN)/pip install --no-deps -e .
+	@touch $@

@@ -1,0 +1,85 @@
+"""Execute the page notebooks of this folder into book/.
+
+    python notebooks/execute.py [PAGE ...]
+
+Every notebook but run_*.ipynb is a page; without names, all are executed. What would change from
+one execution to the next although the records did not (timings, versions) is left out, and a page
+that came out the same is not touched. A page that fails leaves the old one as it was.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import papermill
+from nbclient.exceptions import DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+
+from reproduce.storage import write_bytes
+
+NOTEBOOKS = Path(__file__).resolve().parent
+BOOK = NOTEBOOKS.parent / "book"
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python", "pygments_lexer": "ipython3"},
+}
+
+
+def pages() -> list[str]:
+    """The names of all page notebooks, in alphabetical order."""
+    return sorted(p.stem for p in NOTEBOOKS.glob("*.ipynb") if not p.stem.startswith("run_"))
+
+
+def execute(source: Path) -> bytes:
+    """Execute one notebook and give the content of its page.
+
+    What the notebook writes to stderr goes to this process's stderr, never onto the page.
+
+    Raises:  PapermillExecutionError: a cell failed. DeadKernelError: the kernel went away.
+    """
+    written = nbformat.read(source, as_version=4)
+    page = papermill.execute_notebook(
+        source,
+        None,
+        kernel_name="python3",
+        cwd=NOTEBOOKS,
+        progress_bar=False,
+        stderr_file=sys.stderr,
+    )
+    page.metadata = nbformat.from_dict(METADATA)
+    for cell, cell_written in zip(page.cells, written.cells, strict=True):
+        cell.metadata = cell_written.metadata
+        if cell.cell_type == "code":
+            cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
+    return f"{nbformat.writes(page)}\n".encode()
+
+
+def main(names: list[str]) -> str | None:
+    """Execute the named pages, or all; give the reasons for those that failed."""
+    unknown = sorted(set(names) - set(pages()))
+    if unknown:
+        return f"no such page: {', '.join(unknown)}; there are: {', '.join(pages())}"
+    failures = []
+    for name in names or pages():
+        start = time.perf_counter()
+        try:
+            content = execute(NOTEBOOKS / f"{name}.ipynb")
+            page = BOOK / f"{name}.ipynb"
+            if not page.exists() or page.read_bytes() != content:
+                write_bytes(page, content)
+        except PapermillExecutionError as error:
+            cell = "".join(f"\n    {line}" for line in error.source.splitlines())
+            reason = f"{error.ename}: {error.evalue}"
+            failures.append(f"notebooks/{name}.ipynb, In [{error.exec_count}]: {reason}{cell}")
+        except DeadKernelError as error:
+            failures.append(f"notebooks/{name}.ipynb: {error}")
+        else:
+            print(f"book/{name}.ipynb  {time.perf_counter() - start:.1f} s", flush=True)
+    return "\n".join(failures) or None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
