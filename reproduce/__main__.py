@@ -177,7 +177,7 @@ def run(args: argparse.Namespace) -> int:
         except Interrupted:
             print("stopped; call again to resume", flush=True)
             return 0
-        except FileNotFoundError:
+        except OSError:  # no data, no room: the next experiment would meet it too
             raise
         except Exception as error:
             failed += 1

@@ -136,12 +136,16 @@ class DQA(Experiment):
         name = self.activation + (f"-{self.bits}bit" if self.bits else "")
         return name + ("-mixed" if self.training.clean_weight else "")
 
-    def model(self) -> nn.Module:
+    def layer(self) -> Callable[[], nn.Module]:
+        """The factory of its activation. Raises ValueError or TypeError for a bad name or bits."""
         options = {
             "fixed": {"maximum": self.maximum},
             "dynamic": {"source": self.source},
         }.get(self.activation, {})
-        layer = activation(self.activation, self.bits, **options)
+        return activation(self.activation, self.bits, **options)
+
+    def model(self) -> nn.Module:
+        layer = self.layer()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed(self.seed, "weights"))
             if self.width is None:
@@ -195,7 +199,7 @@ def dqa(
     experiment = DQA(
         dataset=dataset, scale=scale, seed=seed, activation=activation, bits=bits, **recipe
     )
-    experiment.model()
+    experiment.layer()
     return experiment
 
 

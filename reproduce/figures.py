@@ -49,9 +49,9 @@ def summary(measured: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
 
     Args:    measured: results.load(...), at one scale. published: published.load("dqa_table1") or
              of the same columns (activation, bits, attack, value in percent).
-    Returns: activation, bits, attack, published, seeds, mean, low, high (all in percent; low and
-             high are the least and the greatest seed), in the published order. A cell that was not
-             run has 0 seeds and NaN.
+    Returns: activation, bits, attack, published, seeds, mean, low, high, each (all in percent; low
+             and high are the least and the greatest seed, each lists them), in the published
+             order. A cell that was not run has 0 seeds and NaN.
     Raises:  ValueError: records of several scales.
     """
     if len(measured) and measured["scale"].nunique() > 1:
@@ -82,6 +82,7 @@ def summary(measured: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
                 "mean": ours.mean(),
                 "low": ours.min(),
                 "high": ours.max(),
+                "each": ours.tolist(),
             }
         )
     return pd.DataFrame(rows).astype({"bits": "Int64"})
@@ -119,21 +120,24 @@ def side_by_side(table: pd.DataFrame) -> str:
 
 
 def published_and_measured(table: pd.DataFrame) -> Figure:
-    """`summary` as points: hollow for the paper, full for ours with the range over the seeds."""
+    """`summary` as points: a diamond for the paper, a dot for each of our seeds, a bar for the mean."""
     models = list(table[["activation", "bits"]].drop_duplicates().itertuples(index=False))
     names = [model_name(a, None if pd.isna(b) else int(b)) for a, b in models]
     figure, axes = plt.subplots(1, 3, figsize=(9.5, 3.6), sharey=True)
     for ax, (attack, title) in zip(axes, ATTACKS.items(), strict=True):
         part = table[table["attack"] == attack].reset_index(drop=True)
         y = np.arange(len(part))
-        ax.hlines(y, part["low"], part["high"], color="C0", lw=4, alpha=0.4)
-        ax.plot(part["mean"], y, "o", color="C0", label="ours: mean, range over seeds")
+        ax.hlines(y, part["low"], part["high"], color="C0", lw=1)
+        for row, values in enumerate(part["each"]):
+            seeds = ax.plot(values, [row] * len(values), "o", ms=4, color="C0", alpha=0.7)
+        seeds[0].set_label("ours, each seed")
+        ax.plot(part["mean"], y, "|", ms=14, mew=2, color="C0", label="ours, mean")
         ax.plot(part["published"], y, "D", mfc="none", color="C3", label="published")
         ax.set(title=title, xlabel="accuracy (%)", yticks=y, yticklabels=names)
         ax.margins(x=0.1)
     axes[0].invert_yaxis()
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=2, frameon=False)
+    figure.legend(handles, labels, loc="lower center", ncols=3, frameon=False)
     figure.tight_layout(rect=(0, 0.07, 1, 1))
     return figure
 
@@ -198,7 +202,8 @@ def learnt_thresholds(records: Sequence[Record]) -> Figure:
                 x = np.full(len(thresholds), layer + shift)
                 ax.plot(x, thresholds, "o", ms=4, color=f"C{record.seed}")
                 ax.xaxis.get_major_locator().set_params(integer=True)
-        ax.set(title=f"{bits} bit{'s' if bits > 1 else ''}", xlabel="activation layer")
+        title = f"{bits} bit{'s' if bits > 1 else ''}"
+        ax.set(title=title, xlabel="activation layer", xlim=(0.5, layer + 0.5))
     axes[0][0].set(ylabel="threshold", ylim=(-1.08, 1.08))
     seeds = sorted({r.seed for r in records})
     handles = [plt.Line2D([], [], color="0.6", ls="--", label="start")] + [
@@ -225,7 +230,7 @@ def staircases(bits: int = 2) -> Figure:
         out = FixedQuantizer(bits, rule, temperature)(point).sum()
         (slope,) = torch.autograd.grad(out, point)
         right.plot(x[0], slope[0], color=f"C{number}", label=name)
-    right.set(xlabel="input $x$", ylabel="slope", title="backward pass")
-    right.legend(fontsize="small")
+    right.set(xlabel="input $x$", ylabel="slope", ylim=(-0.05, 1.6), title="backward pass")
+    right.legend(fontsize="small", loc="upper right")
     figure.tight_layout()
     return figure

@@ -122,8 +122,9 @@ def read(file: Path) -> Record:
             raise ValueError("its fields are not those of a record")
         record = Record(**content)
         record.check()
-        if _file(record).name != file.name:
-            raise ValueError(f"its configuration belongs to {_file(record).name}")
+        proper = "/".join(_file(record).parts[-2:])
+        if proper != "/".join(file.absolute().parts[-2:]):
+            raise ValueError(f"its configuration belongs to {proper}")
         record.arrays = _read_arrays(file.with_suffix(".npz"), record.arrays_sha256)
     except FileNotFoundError:
         raise
