@@ -73,3 +73,28 @@ def wilson(correct: int, total: int, confidence: float = 0.95) -> tuple[float, f
     low = 0.0 if correct == 0 else (centre - half) / scale
     high = 1.0 if correct == total else (centre + half) / scale
     return low, high
+
+
+def warning_signs(metrics: dict[str, dict[str, int]], classes: int = 10) -> list[str]:
+    """Signs that an attack failed, or that there was nothing left to attack.
+
+    An attack may leave an image alone, so accuracy under it cannot truly exceed clean accuracy; and
+    PGD with its many steps should leave no more than FGSM with one. Each sign is reported where the
+    Wilson intervals at 95 % do not overlap.
+
+    Args:    metrics: {"clean", "fgsm", "pgd": {"correct": int, "total": int}}. classes: a clean
+             accuracy below 2 / classes counts as collapsed.
+    Returns: the signs, in words; empty where there are none.
+    Source:  Athalye et al. 2018, section 3.1; Carlini et al. 2019.
+    """
+    interval = {name: wilson(c["correct"], c["total"]) for name, c in metrics.items()}
+
+    def above(one: str, other: str) -> bool:
+        return interval[one][0] > interval[other][1]
+
+    found = [f"{name} above clean" for name in ("pgd", "fgsm") if above(name, "clean")]
+    if above("pgd", "fgsm"):
+        found.append("pgd weaker than fgsm")
+    if interval["clean"][1] < 2 / classes:
+        found.append("training collapsed")
+    return found

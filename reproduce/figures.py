@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -32,6 +33,12 @@ def style() -> None:
             "svg.hashsalt": "reproduce",
         }
     )
+
+
+def _closed(figure: Figure) -> Figure:
+    """Take a figure out of pyplot's hands, so that a notebook shows it once, as a value."""
+    plt.close(figure)
+    return figure
 
 
 def model_name(activation: str, bits: int | None) -> str:
@@ -89,8 +96,10 @@ def summary(measured: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table; the first column is aligned left, the others right."""
-    rule = ["---"] + ["---:"] * (len(header) - 1)
+    """A Markdown table; columns of numbers are aligned right, others left."""
+    columns = list(zip(*rows, strict=True)) or [()] * len(header)
+    numeric = [all(re.match(r"[*+-]*\d|missing", str(c)) for c in column) for column in columns]
+    rule = ["---:" if right else "---" for right in numeric]
     lines = [header, rule, *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
@@ -120,7 +129,7 @@ def side_by_side(table: pd.DataFrame) -> str:
 
 
 def published_and_measured(table: pd.DataFrame) -> Figure:
-    """`summary` as points: a diamond for the paper, a dot for each of our seeds, a bar for the mean."""
+    """`summary` as points: a diamond for the paper, a dot for each seed, a bar for their mean."""
     models = list(table[["activation", "bits"]].drop_duplicates().itertuples(index=False))
     names = [model_name(a, None if pd.isna(b) else int(b)) for a, b in models]
     figure, axes = plt.subplots(1, 3, figsize=(9.5, 3.6), sharey=True)
@@ -139,7 +148,7 @@ def published_and_measured(table: pd.DataFrame) -> Figure:
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=3, frameon=False)
     figure.tight_layout(rect=(0, 0.07, 1, 1))
-    return figure
+    return _closed(figure)
 
 
 def image_grid(rows: dict[str, np.ndarray], captions: dict[str, Sequence[object]]) -> Figure:
@@ -162,7 +171,7 @@ def image_grid(rows: dict[str, np.ndarray], captions: dict[str, Sequence[object]
                 side.set_visible(False)
         line[0].set_ylabel(title, rotation=0, ha="right", va="center")
     figure.tight_layout(pad=0.3)
-    return figure
+    return _closed(figure)
 
 
 def training_curves(records: dict[str, Record]) -> Figure:
@@ -184,7 +193,7 @@ def training_curves(records: dict[str, Record]) -> Figure:
     right.yaxis.set_major_formatter(PercentFormatter(1))
     right.legend(fontsize="small", loc="lower right")
     figure.tight_layout()
-    return figure
+    return _closed(figure)
 
 
 def learnt_thresholds(records: Sequence[Record]) -> Figure:
@@ -211,7 +220,7 @@ def learnt_thresholds(records: Sequence[Record]) -> Figure:
     ]
     figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False)
     figure.tight_layout(rect=(0, 0.08, 1, 1))
-    return figure
+    return _closed(figure)
 
 
 def staircases(bits: int = 2) -> Figure:
@@ -233,4 +242,4 @@ def staircases(bits: int = 2) -> Figure:
     right.set(xlabel="input $x$", ylabel="slope", ylim=(-0.05, 1.6), title="backward pass")
     right.legend(fontsize="small", loc="upper right")
     figure.tight_layout()
-    return figure
+    return _closed(figure)
