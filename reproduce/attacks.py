@@ -10,12 +10,12 @@ import torch
 import torchattacks
 from torch import Tensor, nn
 
-from reproduce.quantizers import Backward, DynamicQuantizer, FixedQuantizer
+from reproduce.quantizers import Backward, DynamicQuantizer, FixedQuantizer, check_backward
 
 
 @contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """torchattacks draws from the global generator: seed it, and put it back afterwards."""
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed the global generators, which torchattacks and dropout use, and put them back."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
@@ -44,6 +44,7 @@ def surrogate(model: nn.Module, backward: Backward, temperature: float = 1.0) ->
     Args:   backward, temperature: see reproduce.quantizers.
     Raises: ValueError: an unknown rule, a temperature that is not a positive number.
     """
+    check_backward(backward, temperature)
     layers = [m for m in model.modules() if isinstance(m, FixedQuantizer | DynamicQuantizer)]
     before = [(m, m.backward, m.temperature) for m in layers]
     try:
@@ -124,5 +125,9 @@ def perturb(
         low, high = (v.item() for v in images.aminmax())
         if not (low >= 0 and high <= 1):
             raise ValueError(f"images hold values from {low} to {high}; they must lie in [0, 1]")
-    with _weights_fixed(model), _seeded(seed, images.device):
-        return attack.attack(model)(images, labels)
+    was_training = model.training
+    try:
+        with _weights_fixed(model), seeded(seed, images.device):
+            return attack.attack(model)(images, labels)
+    finally:
+        model.train(was_training)

@@ -32,24 +32,29 @@ def correct(
              batch_size: images are taken in this many at a time, in their order. seed: of the
              attack's random starts. check_stop: called before each batch; may raise to stop.
     Returns: (N,) bool on the CPU.
-    Raises:  ValueError: images and labels differ in number, or there are none.
+    Raises:  ValueError: images and labels differ in number, there are none, or batch_size is not
+             at least 1. What check_stop raises; the model is then in its old mode again.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
     if len(images) != len(labels) or not len(images):
         raise ValueError(f"{len(images)} images and {len(labels)} labels; give as many of both")
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     hits = []
-    for number, start in enumerate(range(0, len(images), batch_size)):
-        check_stop()
-        x = to_float(images[start : start + batch_size].to(device))
-        y = labels[start : start + batch_size].to(device)
-        if attack is not None:
-            x = perturb(model, attack, x, y, seed=seed * 1_000_003 + number)
-        with torch.no_grad():
-            logits = model(x if defence is None else defence(x))
-        hits.append((logits.argmax(1) == y).cpu())
-    model.train(was_training)
+    try:
+        for number, start in enumerate(range(0, len(images), batch_size)):
+            check_stop()
+            x = to_float(images[start : start + batch_size].to(device))
+            y = labels[start : start + batch_size].to(device)
+            if attack is not None:
+                x = perturb(model, attack, x, y, seed=seed * 1_000_003 + number)
+            with torch.no_grad():
+                logits = model(x if defence is None else defence(x))
+            hits.append((logits.argmax(1) == y).cpu())
+    finally:
+        model.train(was_training)
     return torch.cat(hits)
 
 

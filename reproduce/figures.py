@@ -105,10 +105,10 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> s
 
 
 def side_by_side(table: pd.DataFrame) -> str:
-    """`summary` as a Markdown table: published and ours for each attack, the spread in brackets."""
+    """`summary` as a Markdown table: published and ours for each attack, below it the range."""
     header = ["activation"]
     for name in ATTACKS.values():
-        header += [f"{name}, published", f"{name}, ours"]
+        header += [f"{name}<br>published", f"{name}<br>ours"]
     rows = []
     models = table[["activation", "bits"]].drop_duplicates()
     for activation, bits in models.itertuples(index=False):
@@ -119,7 +119,7 @@ def side_by_side(table: pd.DataFrame) -> str:
             cell = table[chosen].iloc[0]
             ours = "missing"
             if cell["seeds"]:
-                ours = f"**{cell['mean']:.2f}** ({cell['low']:.2f}–{cell['high']:.2f})"
+                ours = f"**{cell['mean']:.2f}**<br>{cell['low']:.2f}–{cell['high']:.2f}"
             row += [f"{cell['published']:.2f}", ours]
         rows.append(row)
     return markdown_table(header, rows)

@@ -132,6 +132,13 @@ class _SumOfSigns(torch.autograd.Function):
         return slope_x.mul_(grad) if need_x else None, grad_t, grad_j, None, None
 
 
+def check_backward(backward: Backward, temperature: float) -> None:
+    """Raise ValueError unless `backward` is a rule and `temperature` a positive, finite number."""
+    _choice(backward, Backward, "backward")
+    if not (isinstance(temperature, int | float) and 0 < temperature < math.inf):
+        raise ValueError(f"temperature is {temperature!r}; it must be a positive number")
+
+
 class _Quantizer(nn.Module):
     def __init__(self, bits: int, backward: Backward, temperature: float) -> None:
         super().__init__()
@@ -143,10 +150,8 @@ class _Quantizer(nn.Module):
 
         Raises: ValueError: an unknown rule, or a temperature that is not a positive number.
         """
-        self.backward = _choice(backward, Backward, "backward")
-        if not (isinstance(temperature, int | float) and 0 < temperature < math.inf):
-            raise ValueError(f"temperature is {temperature!r}; it must be a positive number")
-        self.temperature = float(temperature)
+        check_backward(backward, temperature)
+        self.backward, self.temperature = backward, float(temperature)
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}, backward={self.backward!r}"

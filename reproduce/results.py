@@ -22,6 +22,18 @@ from reproduce.evaluation import wilson
 from reproduce.storage import write_bytes
 
 SCHEMA = 1
+COLUMNS = [
+    "experiment",
+    "scale",
+    "seed",
+    "key",
+    "condition",
+    "correct",
+    "total",
+    "accuracy",
+    "low",
+    "high",
+]
 
 
 def root() -> Path:
@@ -72,9 +84,13 @@ class Record:
         """Raise ValueError where a count is impossible or the schema is another."""
         if self.schema != SCHEMA:
             raise ValueError(f"schema is {self.schema!r}; this version reads {SCHEMA}")
+        for name in ("scale", "seed"):
+            if getattr(self, name) != self.experiment.get(name):
+                raise ValueError(f"{name} is {getattr(self, name)!r}, not its experiment's")
         for condition, counts in self.metrics.items():
             correct, total = counts.get("correct"), counts.get("total")
-            if not (isinstance(correct, int) and isinstance(total, int) and 0 <= correct <= total):
+            whole = isinstance(correct, int) and isinstance(total, int)
+            if not (whole and 0 <= correct <= total > 0):
                 raise ValueError(f"{condition} counts {correct!r} correct of {total!r}")
 
 
@@ -145,8 +161,8 @@ def _read_arrays(file: Path, sha256: str | None) -> dict[str, np.ndarray]:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             return dict(arrays)
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{file.name}: {error}") from None
+    except (zipfile.BadZipFile, EOFError, ValueError):
+        raise ValueError(f"{file.name} is no archive of arrays") from None
 
 
 def records(experiment: str | None = None, scale: str | None = None) -> list[Record]:
@@ -196,7 +212,7 @@ def load(experiment: str | None = None, scale: str | None = None) -> pd.DataFram
                     **{n: v for n, v in plain.items() if n not in ("scale", "seed", "name")},
                 }
             )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=None if rows else COLUMNS)
 
 
 def _plain(settings: dict) -> dict:

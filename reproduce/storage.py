@@ -57,9 +57,14 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], meta: dict) -> str:
     """Save tensors and JSON-able `meta` as safetensors; returns the sha256 of the tensors."""
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     sha256 = tensors_sha256(tensors)
-    header = {"meta": json.dumps(meta), "sha256": sha256}
+    text = json.dumps(meta)
+    header = {"meta": text, "sha256": _digest(sha256, text)}
     write_bytes(path, safetensors.torch.save(tensors, header))
     return sha256
+
+
+def _digest(tensors: str, meta: str) -> str:
+    return hashlib.sha256(f"{tensors} {meta}".encode()).hexdigest()
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
@@ -74,7 +79,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         meta = json.loads(header["meta"])
-        whole = header["sha256"] == tensors_sha256(tensors)
+        whole = header["sha256"] == _digest(tensors_sha256(tensors), header["meta"])
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path} is damaged ({reason}); delete it to start afresh") from None

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reproduce.attacks import PGD, perturb
+from reproduce.attacks import PGD, perturb, seeded
 from reproduce.data import crop_and_flip, epoch_order, to_float
 from reproduce.quantizers import DynamicQuantizer
 from reproduce.storage import load_tensors, save_tensors
@@ -136,7 +136,7 @@ def _save(path: Path, key: str, model: nn.Module, optimizer, progress: Progress)
 
 def _restore(path: Path, key: str, model: nn.Module, optimizer) -> Progress:
     tensors, meta = load_tensors(path)
-    if meta.pop("key") != key:
+    if meta.pop("key", None) != key:
         raise ValueError(f"{path} belongs to another run; delete it to start afresh")
     prefix = "model."
     model.load_state_dict(
@@ -248,10 +248,10 @@ def train(
         attack = settings.attack_at(step, steps_per_epoch)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        sums = _gradients(
-            model, optimizer, settings, attack, prepare(x), labels[index],
-            derived_seed(seed, step, "attack"),
-        )  # fmt: skip
+        x, y = prepare(x), labels[index]
+        with seeded(derived_seed(seed, step, "layers"), device):  # dropout
+            attack_seed = derived_seed(seed, step, "attack")
+            sums = _gradients(model, optimizer, settings, attack, x, y, attack_seed)
         if not abs(sums["loss"]) < float("inf"):
             raise FloatingPointError(
                 f"the loss is {sums['loss']} at step {step} of {total}; lower lr ({settings.lr})"

@@ -1,0 +1,386 @@
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reproduce import __main__ as cli
+from reproduce import data, experiments, results, storage
+from reproduce.attacks import FGSM, PGD
+from reproduce.experiments import dqa, grid
+from reproduce.results import Record
+from reproduce.training import Interrupted
+
+
+@pytest.fixture(autouse=True)
+def folders(monkeypatch, tmp_path) -> Path:
+    monkeypatch.setenv("REPRODUCE_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("REPRODUCE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def restored():
+    """The command line sets signal handlers and threads; the tests after it want their own."""
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+ATTACK = PGD(76.5, 38.0, 2)
+
+
+def tiny(activation: str, bits: int | None, images: int = 48) -> experiments.DQA:
+    full = dqa("digits", activation, bits, 0, "smoke")
+    training = replace(
+        full.training,
+        epochs=2,
+        clean_epochs=1,
+        ramp_epochs=0,
+        batch_size=images // 3,
+        attack=ATTACK,
+    )
+    attacks = {"clean": None, "fgsm": FGSM(76.5), "pgd": ATTACK}
+    small = {"train_images": images, "test_images": 24, "eval_batch": 10}
+    return replace(full, **small, training=training, attacks=attacks)
+
+
+# Not in the order of their cost.
+TINY = (tiny("dynamic", 1, 54), tiny("relu", None, 48), tiny("fixed", 2, 51))
+CHEAPEST_FIRST = ("smoke-relu-seed0", "smoke-fixed-2bit-seed0", "smoke-dynamic-1bit-seed0")
+
+
+@pytest.fixture
+def tiny_grid(monkeypatch):
+    monkeypatch.setattr(experiments, "grid", lambda *_filters: iter(TINY))
+
+
+def finished(capsys) -> list[str]:
+    """The slugs of which `run` has printed a result."""
+    return [line.split(":")[0] for line in capsys.readouterr().out.splitlines() if ": " in line]
+
+
+# --- Durations and other arguments ----------------------------------------------------------------
+
+
+@given(h=st.integers(0, 99), m=st.integers(0, 999), s=st.integers(0, 9999))
+def test_a_duration_is_its_hours_minutes_and_seconds(h, m, s):
+    assert cli.seconds(f"{h}h{m}m{s}s") == 3600 * h + 60 * m + s
+    assert cli.seconds(f"{h}h") == 3600 * h
+    assert cli.seconds(f"{m}m{s}s") == 60 * m + s
+
+
+@pytest.mark.parametrize(
+    "text", ["", "9", "m", "1.5h", "-1m", "5m1h", "1d", " 9m", "9m\n", "9 m", "1h30"]
+)
+def test_what_is_no_duration_is_refused(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="is no duration; write 90s"):
+        cli.seconds(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        ([], "required: command"),
+        (["walk"], "invalid choice: 'walk'"),
+        (["run", "--time-budget", "soon"], "'soon' is no duration"),
+        (["run", "--jobs", "0"], "'0' must be at least 1"),
+        (["run", "--jobs", "two"], "'two' is not a whole number"),
+        (["list", "--seed", "-1"], "--seed"),
+        (["list", "--seed", "1.5"], "'1.5' is not a whole number"),
+        (["list", "--paper", "third"], "invalid choice: 'third'"),
+        (["status", "--scale", "huge"], "invalid choice: 'huge'"),
+        (["list", "--dataset", "imagenet"], "invalid choice: 'imagenet'"),
+        (["list", "--jobs", "2"], "unrecognized arguments: --jobs"),
+    ],
+)
+def test_a_bad_argument_ends_with_code_2_and_names_itself(capsys, arguments, names):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    out, err = capsys.readouterr()
+    assert caught.value.code == 2 and out == ""
+    assert names in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("command", ["list", "status", "run"])
+def test_filters_that_leave_nothing_end_with_code_2_and_one_line(capsys, command):
+    code = cli.main([command, "--scale", "smoke", "--dataset", "digits", "--cell", "fixed-9bit"])
+    out, err = capsys.readouterr()
+    assert code == 2 and out == ""
+    assert err.startswith("error: no experiment has") and err.count("\n") == 1
+    assert "fixed-9bit" in err and "dynamic-3bit" in err
+
+
+# --- list -----------------------------------------------------------------------------------------
+
+
+def test_list_prints_a_line_for_each_experiment_with_its_name_slug_and_key(capsys):
+    assert cli.main(["list", "--scale", "smoke"]) == 0
+    lines = [tuple(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines == [(e.name, e.slug, e.key) for e in grid(scale="smoke")]
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        ("--paper dqa --dataset digits", 7),
+        ("--paper double-quantization", 15),
+        ("--cell relu", 2),
+        ("--cell 2bit-dithered --seed 5", 1),
+        ("--dataset patterns --cell fixed-2bit", 1),
+    ],
+)
+def test_list_can_be_filtered(capsys, filters, expected):
+    assert cli.main(["list", "--scale", "smoke", *filters.split()]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == expected
+    if "--seed" in filters:
+        assert all("seed5" in line for line in lines)
+
+
+# --- status ---------------------------------------------------------------------------------------
+
+
+def status_line(capsys) -> str:
+    assert cli.main(["status"]) == 0
+    return " ".join(capsys.readouterr().out.splitlines()[1].split())
+
+
+def test_status_counts_what_is_done_missing_and_failed(capsys, tiny_grid, monkeypatch):
+    assert status_line(capsys) == "dqa-digits smoke 0 / 3 / 0 unknown: nothing of it was run yet"
+    with monkeypatch.context() as patch:
+        patch.setattr(experiments, "train", breaks)
+        with pytest.raises(ArithmeticError):
+            experiments.run(TINY[0])
+    assert status_line(capsys).startswith("dqa-digits smoke 0 / 3 / 1 ")
+    experiments.run(TINY[1])
+    assert status_line(capsys).startswith("dqa-digits smoke 1 / 2 / 1 ")
+    experiments.run(TINY[2])
+    experiments.run(TINY[0])
+    assert status_line(capsys) == "dqa-digits smoke 3 / 0 / 0 -"
+
+
+def store(experiment, wall_s: float) -> None:
+    """A record as if the experiment had been run."""
+    results.save(
+        Record(
+            name=experiment.name,
+            slug=experiment.slug,
+            experiment=experiments.configuration(experiment),
+            scale=experiment.scale,
+            seed=experiment.seed,
+            dataset={"name": experiment.dataset, "sha256": ""},
+            metrics={"clean": {"correct": 1, "total": 2}},
+            curves={},
+            wall_s=wall_s,
+            device="",
+            versions={},
+            commit=None,
+            dirty=None,
+            created="2025-01-02T03:04:05+00:00",
+            arrays={"a": np.zeros(1)},
+        )
+    )
+
+
+def test_the_time_left_is_the_work_left_at_the_speed_of_what_was_run(capsys, tiny_grid):
+    per_unit = experiments.work(TINY[1])
+    store(TINY[1], wall_s=600.0)
+    left = 10 * (experiments.work(TINY[0]) + experiments.work(TINY[2])) / per_unit
+    assert status_line(capsys) == f"dqa-digits smoke 1 / 2 / 0 {left:.0f} min"
+
+
+def test_a_damaged_record_ends_with_code_2_and_one_line(capsys, tiny_grid):
+    store(TINY[1], wall_s=1.0)
+    file = results.path(TINY[1].name, TINY[1].slug, TINY[1].key)
+    file.write_text(file.read_text()[:100])
+    for command in "status", "run":
+        assert cli.main([command]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and err.count("\n") == 1
+        assert err.startswith(f"error: record {file} is damaged")
+
+
+# --- run ------------------------------------------------------------------------------------------
+
+
+def breaks(*_args, **_kwargs):
+    raise ArithmeticError("it broke")
+
+
+def test_run_works_through_what_is_missing_cheapest_first(capsys, tiny_grid):
+    assert cli.main(["run"]) == 0
+    assert finished(capsys) == list(CHEAPEST_FIRST)
+    assert len(results.records()) == 3
+    assert cli.main(["run"]) == 0
+    assert finished(capsys) == []
+
+
+def test_run_prints_the_accuracies_of_the_record(capsys, tiny_grid):
+    assert cli.main(["run", "--cell", "relu"]) == 0
+    line = capsys.readouterr().out
+    (record,) = results.records()
+    for condition, counts in record.metrics.items():
+        assert f"{condition} {100 * counts['correct'] / counts['total']:.2f}%" in line
+
+
+def test_a_budget_of_nothing_starts_nothing(capsys, tiny_grid, folders):
+    assert cli.main(["run", "--time-budget", "0s"]) == 0
+    assert "stopped; call again to resume" in capsys.readouterr().out
+    assert results.records() == []
+    assert not (folders / "cache" / "checkpoints").exists()
+
+
+def test_budgets_stop_cleanly_and_lose_nothing(capsys, tiny_grid, monkeypatch, folders):
+    clock = iter(range(10**9))
+    monkeypatch.setattr(cli.time, "monotonic", lambda: next(clock))
+    done, calls, stopped_within = [], 0, 0
+    while len(done) < 3:
+        assert cli.main(["run", "--time-budget", "11s"]) == 0
+        out = capsys.readouterr().out
+        done += [line.split(":")[0] for line in out.splitlines() if ": " in line]
+        assert len(results.records()) == len(done)
+        assert ("stopped" in out) == (len(done) < 3)
+        stopped_within += len(list((folders / "cache" / "checkpoints").iterdir()))
+        calls += 1
+        assert calls < 30, "each call must get further"
+    assert done == list(CHEAPEST_FIRST) and stopped_within >= 3
+    assert results.failures() == []
+    assert list((folders / "cache" / "checkpoints").iterdir()) == []
+
+
+def test_a_failed_experiment_is_told_and_the_others_are_run(capsys, tiny_grid, monkeypatch):
+    genuine = experiments.train
+
+    def fails_for_relu(model, *args, **kwargs):
+        if any(isinstance(m, torch.nn.ReLU) for m in model.modules()):
+            raise RuntimeError("first line\nsecond line")
+        return genuine(model, *args, **kwargs)
+
+    monkeypatch.setattr(experiments, "train", fails_for_relu)
+    assert cli.main(["run"]) == 1
+    out, err = capsys.readouterr()
+    assert [line.split(":")[0] for line in out.splitlines()] == list(CHEAPEST_FIRST[1:])
+    (told,) = [line for line in err.splitlines() if "failed" in line]
+    assert "smoke-relu-seed0 failed: RuntimeError: first line" in told
+    assert "second line" not in err.replace(told, ""), "an error is one line"
+    assert len(results.failures()) == 1 and len(results.records()) == 2
+
+
+def test_missing_data_end_with_code_2_and_one_line(capsys, tiny_grid, monkeypatch):
+    def absent(_name):
+        raise FileNotFoundError("mnist is not there: set REPRODUCE_DATA")
+
+    monkeypatch.setattr(data, "load", absent)
+    assert cli.main(["run", "--cell", "relu"]) == 2
+    assert (
+        capsys.readouterr().err.splitlines()[-1] == "error: mnist is not there: set REPRODUCE_DATA"
+    )
+
+
+def test_what_another_process_runs_is_left_to_it(capsys, tiny_grid, folders):
+    import filelock
+
+    locks = folders / "cache" / "locks"
+    locks.mkdir(parents=True)
+    with filelock.FileLock(locks / f"{TINY[1].key}.lock"):
+        assert cli.main(["run"]) == 0
+    assert finished(capsys) == list(CHEAPEST_FIRST[1:])
+
+
+def test_a_resumed_run_shows_its_progress_from_where_it_stopped(tiny_grid, monkeypatch):
+    bars = []
+
+    class Bar(cli.tqdm):
+        def close(self):
+            bars.append((self.initial, self.n, self.total))
+            super().close()
+
+    monkeypatch.setattr(cli, "tqdm", Bar)
+    clock = iter(range(10**9))
+    monkeypatch.setattr(cli.time, "monotonic", lambda: next(clock))
+    assert cli.main(["run", "--cell", "relu", "--time-budget", "5s"]) == 0
+    assert cli.main(["run", "--cell", "relu"]) == 0
+    first, second = dict.fromkeys(bars)
+    assert first[0] == 0 and 0 < first[1] < first[2] == second[2] == 96
+    assert second[0] == first[1] and second[1] == 96
+
+
+# --- Processes ------------------------------------------------------------------------------------
+
+
+def start(*arguments: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "reproduce", "run", "--scale", "smoke", "--dataset", "digits"]
+    pipe = subprocess.PIPE
+    return subprocess.Popen([*command, *arguments], stdout=pipe, stderr=pipe, text=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_or_the_deadline_asks_to_stop(number):
+    stop = cli._Stop(None)
+    stop()
+    os.kill(os.getpid(), number)
+    with pytest.raises(Interrupted):
+        stop()
+    cli._Stop(3600.0)()
+    with pytest.raises(Interrupted):
+        cli._Stop(-1.0)()
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_a_second_call_a_record(folders):
+    """The whole smoke unit, so that there is time to stop it in the midst."""
+    (experiment,) = [e for e in grid("dqa", "smoke") if e.slug == "smoke-relu-seed0"][:1]
+    checkpoint = folders / "cache" / "checkpoints" / f"{experiment.key}.safetensors"
+    process = start("--cell", "relu")
+    try:
+        deadline = time.monotonic() + 300
+        while not checkpoint.exists() and time.monotonic() < deadline:
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=300)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0 and out == "stopped; call again to resume\n"
+    assert "Traceback" not in err
+    assert results.records() == [] and results.failures() == []
+    steps = storage.load_tensors(checkpoint)[1]["step"]
+    assert 0 < steps < 44
+    assert cli.main(["run", "--scale", "smoke", "--dataset", "digits", "--cell", "relu"]) == 0
+    (record,) = results.records()
+    assert len(record.curves["loss"]) == 4 and not checkpoint.exists()
+
+
+def test_two_jobs_share_the_work_and_each_experiment_is_run_once(folders):
+    cells = list(grid("dqa", "smoke"))
+    missing = {"smoke-relu-seed0", "smoke-fixed-1bit-seed0"}
+    for experiment in cells:
+        if experiment.dataset == "digits" and experiment.slug not in missing:
+            store(experiment, wall_s=1.0)
+    process = start("--jobs", "2")
+    try:
+        out, err = process.communicate(timeout=500)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0, err
+    assert sorted(line.split(":")[0] for line in out.splitlines()) == sorted(missing)
+    ours = [r for r in results.records() if r.slug in missing]
+    assert len(ours) == 2 and len(results.records()) == 7
+    assert os.listdir(folders / "cache" / "checkpoints") == []

@@ -1,0 +1,297 @@
+"""Laws of the two dithers, against loops that follow their description pixel by pixel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from fractions import Fraction
+
+import numba
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from reproduce import dither
+from reproduce.dither import floyd_steinberg
+
+VARIANTS = ("released", "textbook")
+BITS = range(1, 8)
+SIZES = ((1, 1), (1, 2), (1, 9), (9, 1), (2, 1), (2, 2), (3, 2), (2, 3), (6, 9), (9, 5))
+
+each_variant = pytest.mark.parametrize("variant", VARIANTS)
+each_bits = pytest.mark.parametrize("bits", BITS)
+
+
+def on_cpu(images: Tensor, bits: int, variant: str) -> Tensor:
+    return dither._dither_on_cpu(images.flatten(0, 1), bits, variant).view(images.shape)
+
+
+def by_wavefront(images: Tensor, bits: int, variant: str) -> Tensor:
+    return dither._dither_by_wavefront(images.flatten(0, 1), bits, variant).view(images.shape)
+
+
+each_implementation = pytest.mark.parametrize("dithered_by", [on_cpu, by_wavefront])
+
+
+def random_images(*shape: int, seed: int = 0, low: int = 0, high: int = 256) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(low, high, shape, generator=generator, dtype=torch.uint8)
+
+
+def images_of_size(height: int, width: int) -> Tensor:
+    """Two random images, constant ones (black, white, and between levels), and a ramp."""
+    constants = torch.tensor([0, 1, 63, 100, 127, 128, 254, 255], dtype=torch.uint8)
+    constants = constants.view(-1, 1, 1, 1).expand(-1, 1, height, width)
+    ramp = torch.linspace(0, 255, height * width).round().to(torch.uint8)
+    random = random_images(2, 1, height, width, seed=height * 100 + width)
+    return torch.cat([random, constants, ramp.view(1, 1, height, width)])
+
+
+def released_oracle(image: list[list[int]], bits: int) -> list[list[int]]:
+    height, width = len(image), len(image[0])
+    image = [list(row) for row in image]
+    for y in range(height):
+        for x in range(width):
+            old = image[y][x]
+            new = math.floor(math.floor(old / 2 ** (8 - bits)) / (2**bits - 1) * 255)
+            image[y][x] = new
+            for dy, dx, weight in ((0, 1, 7), (1, -1, 3), (1, 0, 5), (1, 1, 1)):
+                if not (0 <= x + dx < width and y + dy < height):
+                    continue
+                if dx == -1 and not x > 1:
+                    continue
+                share = round(Fraction((old - new) * weight, 16))  # halves to even
+                image[y + dy][x + dx] = sorted((0, image[y + dy][x + dx] + share, 255))[1]
+    return image
+
+
+def textbook_oracle(image: list[list[int]], bits: int) -> list[list[int]]:
+    """In exact fractions, so that no order of additions can matter."""
+    height, width = len(image), len(image[0])
+    running = [[Fraction(value) for value in row] for row in image]
+    levels = [Fraction(255 * k, 2**bits - 1) for k in range(2**bits)]
+    output = [[0] * width for _ in range(height)]
+    for y in range(height):
+        for x in range(width):
+            nearest = round(running[y][x] * (2**bits - 1) / 255)  # halves to even
+            level = levels[min(nearest, 2**bits - 1)]
+            error = running[y][x] - level
+            output[y][x] = round(level)
+            for dy, dx, weight in ((0, 1, 7), (1, -1, 3), (1, 0, 5), (1, 1, 1)):
+                if 0 <= x + dx < width and y + dy < height:
+                    running[y + dy][x + dx] += error * weight / 16
+    return output
+
+
+ORACLES: dict[str, Callable[[list[list[int]], int], list[list[int]]]] = {
+    "released": released_oracle,
+    "textbook": textbook_oracle,
+}
+
+
+def oracle(images: Tensor, bits: int, variant: str) -> Tensor:
+    planes = [ORACLES[variant](plane.tolist(), bits) for plane in images.flatten(0, 1)]
+    return torch.tensor(planes, dtype=torch.uint8).view(images.shape)
+
+
+@each_variant
+@each_bits
+def test_both_implementations_follow_the_description_pixel_by_pixel(bits, variant):
+    for size in SIZES:
+        images = images_of_size(*size)
+        expected = oracle(images, bits, variant)
+        for dithered_by in (on_cpu, by_wavefront):
+            got = dithered_by(images, bits, variant)
+            assert got.dtype == torch.uint8
+            assert torch.equal(got, expected), (dithered_by, size)
+
+
+@given(
+    shape=st.tuples(*(st.integers(1, bound) for bound in (3, 3, 8, 8))),
+    bits=st.sampled_from(BITS),
+    variant=st.sampled_from(VARIANTS),
+    seed=st.integers(0, 2**32),
+)
+@settings(deadline=None, max_examples=60)
+def test_every_channel_of_every_image_is_dithered_alone(shape, bits, variant, seed):
+    images = random_images(*shape, seed=seed)
+    expected = oracle(images, bits, variant)
+    assert torch.equal(on_cpu(images, bits, variant), expected)
+    assert torch.equal(by_wavefront(images, bits, variant), expected)
+
+
+@each_variant
+@each_bits
+def test_the_two_implementations_agree_on_every_pixel_of_a_large_batch(bits, variant):
+    images = random_images(50, 3, 32, 32, seed=bits)
+    assert torch.equal(on_cpu(images, bits, variant), by_wavefront(images, bits, variant))
+
+
+@each_variant
+def test_a_batch_is_dithered_alike_however_it_is_cut_up(variant, monkeypatch):
+    images = random_images(7, 3, 5, 6)
+    expected = oracle(images, 2, variant)
+    monkeypatch.setattr(dither, "_PLANES", 4)
+    assert torch.equal(by_wavefront(images, 2, variant), expected)
+    for threads in (1, 2, 5, 40):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert torch.equal(on_cpu(images, 2, variant), expected)
+
+
+def test_column_1_passes_no_share_down_left_in_the_released_dither_alone():
+    # Worked by hand. The error 100 at row 0, column 1 would lift 110 below it to the left by 19,
+    # over the threshold 128.
+    image = torch.tensor([[[[0, 100, 0], [110, 100, 120]]]], dtype=torch.uint8)
+    assert floyd_steinberg(image, 1).tolist() == [[[[0, 0, 0], [0, 255, 0]]]]
+    assert floyd_steinberg(image, 1, "textbook")[0, 0, 1, 0] == 255
+
+
+@each_implementation
+def test_a_tie_between_two_textbook_levels_goes_to_the_even_one(dithered_by):
+    # 124 takes 3.5 from its left neighbour: 127.5 lies halfway both for 1 and for 2 bits.
+    image = torch.tensor([[[[8, 124]]]], dtype=torch.uint8)
+    assert dithered_by(image, 1, "textbook").tolist() == [[[[0, 0]]]]
+    assert dithered_by(image, 2, "textbook").tolist() == [[[[0, 170]]]]
+
+
+def test_the_released_dither_is_the_default():
+    images = random_images(1, 3, 16, 16)
+    assert torch.equal(floyd_steinberg(images, 2), floyd_steinberg(images, 2, "released"))
+    assert not torch.equal(floyd_steinberg(images, 2), floyd_steinberg(images, 2, "textbook"))
+
+
+@each_variant
+@each_bits
+def test_a_dithered_image_holds_only_the_levels_and_a_ramp_holds_all_of_them(bits, variant):
+    top = 2**bits - 1
+    half = 0 if variant == "released" else top  # released levels are cut, textbook ones rounded
+    levels = {(2 * 255 * k + half) // (2 * top) for k in range(top + 1)}
+    ramp = torch.arange(256, dtype=torch.uint8).expand(1, 1, 16, 256)
+    assert set(floyd_steinberg(ramp, bits, variant).flatten().tolist()) == levels
+    noise = floyd_steinberg(random_images(4, 3, 32, 32), bits, variant)
+    assert set(noise.flatten().tolist()) <= levels
+
+
+@each_bits
+def test_an_image_at_the_released_levels_is_a_fixed_point(bits):
+    top = 2**bits - 1
+    levels = torch.tensor([255 * k // top for k in range(top + 1)], dtype=torch.uint8)
+    images = levels[random_images(4, 3, 20, 20, high=top + 1).long()]
+    assert torch.equal(floyd_steinberg(images, bits), images)
+
+
+@each_bits
+@pytest.mark.parametrize("grey", [(96, 160), (127, 128), (128, 129)])
+def test_the_textbook_dither_keeps_mean_brightness_but_for_what_leaves_the_image(bits, grey):
+    top, side = 2**bits - 1, 128
+    images = random_images(1, 3, side, side, low=grey[0], high=grey[1])
+    dithered = floyd_steinberg(images, bits, "textbook")
+    exact_levels = (dithered.double() * top / 255).round() * 255 / top
+    # An error is half a level at most; 9/16 of it leave below, 8/16 right and 3/16 left.
+    bound = 255 / top / 2 * (9 + 8 + 3) / 16 / side
+    difference = exact_levels.mean((2, 3)) - images.double().mean((2, 3))
+    assert difference.abs().max() <= bound
+
+
+@each_implementation
+@each_variant
+def test_memory_layout_does_not_matter_and_the_input_is_left_alone(dithered_by, variant):
+    plain = random_images(4, 3, 8, 10)
+    expected = oracle(plain, 3, variant)
+    by_columns = plain.mT.contiguous().mT
+    every_other = torch.stack([plain, plain.flip(3)], dim=1).flatten(0, 1)[::2]
+    for images in (plain, plain.to(memory_format=torch.channels_last), by_columns, every_other):
+        assert torch.equal(dithered_by(images, 3, variant), expected)
+        assert torch.equal(images, plain)
+
+
+@each_variant
+@pytest.mark.parametrize("shape", [(0, 3, 4, 4), (2, 0, 4, 4), (2, 3, 0, 4), (2, 3, 4, 0)])
+def test_no_pixels_in_give_no_pixels_out(shape, variant):
+    images = torch.empty(shape, dtype=torch.uint8)
+    assert floyd_steinberg(images, 2, variant).shape == shape
+
+
+def test_the_cpu_takes_the_compiled_loop(monkeypatch):
+    monkeypatch.setattr(dither, "_dither_by_wavefront", None)
+    images = random_images(2, 3, 5, 4)
+    assert torch.equal(floyd_steinberg(images, 2), on_cpu(images, 2, "released"))
+
+
+def test_a_failure_in_a_thread_is_not_lost(monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(dither, "_compile", lambda *_: fail)
+    with pytest.raises(MemoryError):
+        floyd_steinberg(random_images(2, 3, 5, 4), 2)
+
+
+@each_variant
+def test_the_result_stays_on_the_device_of_its_input(variant):
+    images = torch.empty((2, 3, 5, 4), dtype=torch.uint8, device="meta")
+    dithered = floyd_steinberg(images, 2, variant)
+    assert (dithered.device, dithered.dtype) == (images.device, torch.uint8)
+    assert dithered.shape == images.shape
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
+@each_variant
+@each_bits
+def test_a_gpu_gives_what_the_cpu_gives(bits, variant):
+    images = random_images(400, 3, 32, 32, seed=bits)
+    on_gpu = floyd_steinberg(images.cuda(), bits, variant)
+    assert on_gpu.is_cuda
+    assert torch.equal(on_gpu.cpu(), floyd_steinberg(images, bits, variant))
+
+
+FILL = "void(uint8[:,:,::1], uint8[::1])"
+PLANES = np.zeros((1, 2, 2), np.uint8)
+
+
+def test_a_kernel_is_compiled_where_numba_finds_no_place_for_its_cache():
+    namespace: dict[str, Callable] = {}
+    exec("def fill(planes, table):\n    planes[:] = table[0]", namespace)  # of no file
+    with pytest.raises(RuntimeError, match="no locator"):
+        numba.njit(cache=True)(namespace["fill"])
+    planes = PLANES.copy()
+    dither._compile(namespace["fill"], FILL)(planes, np.array([7], np.uint8))
+    assert (planes == 7).all()
+
+
+def test_a_kernel_is_compiled_where_the_disk_is_full(monkeypatch):
+    def njit(*args, cache=False, real=numba.njit, **options):
+        if cache:
+            raise OSError("No space left on device")
+        return real(*args, **options)
+
+    def fill(planes, table):
+        planes[:] = table[0]
+
+    monkeypatch.setattr(numba, "njit", njit)
+    planes = PLANES.copy()
+    dither._compile(fill, FILL)(planes, np.array([7], np.uint8))
+    assert (planes == 7).all()
+
+
+@pytest.mark.parametrize(
+    ("images", "bits", "variant", "error", "says"),
+    [
+        (torch.zeros(1, 3, 4, 4), 2, "released", TypeError, "torch.float32"),
+        (np.zeros((1, 3, 4, 4), np.uint8), 2, "released", TypeError, "ndarray"),
+        (random_images(3, 4, 4), 2, "released", ValueError, r"\(3, 4, 4\)"),
+        (random_images(1, 1, 3, 4, 4), 2, "released", ValueError, r"\(1, 1, 3, 4, 4\)"),
+        (random_images(1, 3, 4, 4), 2.0, "released", TypeError, "2.0"),
+        (random_images(1, 3, 4, 4), 0, "released", ValueError, "bits is 0"),
+        (random_images(1, 3, 4, 4), 8, "released", ValueError, "nothing to dither"),
+        (random_images(1, 3, 4, 4), 2, "ordered", ValueError, "'ordered'.*released, textbook"),
+        (random_images(0, 3, 4, 4), 8, "textbook", ValueError, "bits is 8"),
+    ],
+)
+def test_bad_input_is_named_in_one_line(images, bits, variant, error, says):
+    with pytest.raises(error, match=says) as caught:
+        floyd_steinberg(images, bits, variant)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+from torch import nn
+
+from reproduce import data, models
+from reproduce.attacks import FGSM, PGD, perturb
+from reproduce.dither import floyd_steinberg
+from reproduce.evaluation import correct, wilson
+from reproduce.quantizers import filter_radius, linear_quantize
+from reproduce.training import Interrupted, Settings, train
+
+
+class LastDigit(nn.Module):
+    """Says the last digit of the grey level of an image's first pixel; remembers what it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+        self.seen: list[torch.Tensor] = []
+        self.modes: list[bool] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.append(x.detach().clone())
+        self.modes.append(self.training)
+        digit = (x[:, 0, 0, 0] * 255).round().long() % 10
+        return nn.functional.one_hot(digit, 10) * self.weight
+
+
+def grey_images(n: int = 100) -> tuple[torch.Tensor, torch.Tensor]:
+    images = torch.zeros(n, 1, 2, 2, dtype=torch.uint8)
+    images[:, 0, 0, 0] = torch.arange(n) * 3 % 256
+    labels = torch.randint(0, 10, (n,), generator=torch.Generator().manual_seed(0))
+    labels[::2] = images[::2, 0, 0, 0].long() % 10
+    return images, labels
+
+
+@pytest.fixture(scope="module")
+def digits_lenet():
+    dataset = data.load("digits")
+    torch.manual_seed(0)
+    model = models.lenet()
+    train(model, dataset.x_train, dataset.y_train, Settings(epochs=6, lr=2e-3), 0)
+    return model.eval(), dataset.x_test[:200], dataset.y_test[:200]
+
+
+# --- What is counted ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 100, 1000])
+def test_a_known_model_is_right_where_it_is_right(batch_size):
+    images, labels = grey_images()
+    expected = [int(i[0, 0, 0]) % 10 == int(k) for i, k in zip(images, labels, strict=True)]
+    hits = correct(LastDigit(), images, labels, batch_size=batch_size)
+    assert hits.tolist() == expected
+    assert hits.dtype == torch.bool and hits.device.type == "cpu"
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_images_are_taken_in_their_order_in_float32_and_eval_mode(training):
+    images, labels = grey_images()
+    model = LastDigit().train(training)
+    correct(model, images, labels, batch_size=30)
+    assert [len(x) for x in model.seen] == [30, 30, 30, 10]
+    assert torch.equal(torch.cat(model.seen), images.float() / 255)
+    assert all(x.dtype == torch.float32 for x in model.seen)
+    assert model.modes == [False] * 4
+    assert model.training == training
+
+
+@pytest.mark.parametrize("attack", [FGSM(0), PGD(0, 2, 3), PGD(0, 2, 3, random_start=False)])
+def test_accuracy_at_radius_zero_is_the_clean_one(digits_lenet, attack):
+    model, images, labels = digits_lenet
+    clean = correct(model, images, labels, batch_size=64)
+    assert 0.8 < clean.float().mean() < 1
+    assert torch.equal(correct(model, images, labels, attack, batch_size=64), clean)
+
+
+def test_accuracy_under_pgd_falls_with_the_radius(digits_lenet):
+    model, images, labels = digits_lenet
+    radii = (0, 8, 16, 32, 64)
+    shares = [
+        correct(model, images, labels, PGD(eps, eps / 4, 8), batch_size=200).float().mean().item()
+        for eps in radii
+    ]
+    assert all(b < a for a, b in itertools.pairwise(shares)), shares
+    assert shares[-1] < 0.05
+
+
+# --- Seeds ----------------------------------------------------------------------------------------
+
+
+def attacked(model: nn.Module, images, labels, *, seed: int, batch_size: int) -> torch.Tensor:
+    """The images as the attack left them."""
+    made = []
+
+    def watch(x: torch.Tensor) -> torch.Tensor:
+        made.append(x)
+        return x
+
+    attack = PGD(8, 2, 2)
+    correct(model, images, labels, attack, batch_size=batch_size, seed=seed, defence=watch)
+    return torch.cat(made)
+
+
+def test_random_starts_depend_on_the_seed_and_the_batch_alone(digits_lenet):
+    model, images, labels = digits_lenet
+    images, labels = images[:1].repeat(4, 1, 1, 1), labels[:1].repeat(4)
+    first = attacked(model, images, labels, seed=0, batch_size=2)
+    torch.manual_seed(999)
+    assert torch.equal(attacked(model, images, labels, seed=0, batch_size=2), first)
+    assert not torch.equal(attacked(model, images, labels, seed=1, batch_size=2), first)
+    assert not torch.equal(first[:2], first[2:]), "two batches must not share their random starts"
+
+
+# --- A defence ------------------------------------------------------------------------------------
+
+
+# "nearest" at the depths whose levels are whole grey levels: elsewhere a level rounded to uint8 is
+# already off by up to half a grey level, more than what the radius leaves.
+@pytest.mark.parametrize(
+    ("bits", "rounding"),
+    [*((b, "floor") for b in range(1, 8)), *((b, "nearest") for b in (1, 2, 4))],
+)
+@pytest.mark.parametrize("dithered", [True, False])
+def test_inside_the_filter_radius_quantisation_gives_exactly_the_clean_result(
+    digits_lenet, bits, dithered, rounding
+):
+    model, images, labels = digits_lenet
+    images, labels = images[:40], labels[:40]
+    images = floyd_steinberg(images, bits) if dithered else images
+    images = (linear_quantize(images / 255, bits) * 255).round().byte()
+    radius = filter_radius(bits, rounding)
+    defence = functools.partial(linear_quantize, bits=bits, rounding=rounding)
+    clean = correct(model, images, labels, batch_size=25)
+    for attack in FGSM(radius), PGD(radius, radius / 2, 3):
+        hits = correct(model, images, labels, attack, batch_size=25, defence=defence)
+        assert torch.equal(hits, clean)
+
+
+def test_beyond_the_filter_radius_quantisation_does_not_save_the_model(digits_lenet):
+    model, images, labels = digits_lenet
+    images = (linear_quantize(images / 255, 3) * 255).round().byte()
+    defence = functools.partial(linear_quantize, bits=3)
+    clean = correct(model, images, labels, batch_size=200).sum()
+    attack = PGD(64, 16, 8)
+    hits = correct(model, images, labels, attack, batch_size=200, defence=defence)
+    assert hits.sum() < clean / 2
+
+
+def test_the_attack_sees_the_bare_model_and_the_defence_what_it_made(digits_lenet):
+    model, images, labels = digits_lenet
+    attack = PGD(8, 2, 2, random_start=False)
+    calls = []
+
+    def defence(x: torch.Tensor) -> torch.Tensor:
+        calls.append((x, torch.is_grad_enabled()))
+        return torch.zeros_like(x)
+
+    hits = correct(model, images, labels, attack, batch_size=64, defence=defence)
+    x = data.to_float(images)
+    expected = [
+        perturb(model, attack, a, b, 0) for a, b in zip(x.split(64), labels.split(64), strict=True)
+    ]
+    assert [len(x) for x, _ in calls] == [len(x) for x in expected]
+    assert torch.equal(torch.cat([x for x, _ in calls]), torch.cat(expected))
+    assert not any(grad for _, grad in calls)
+    blank = model(torch.zeros_like(x[:1])).argmax()
+    assert torch.equal(hits, labels == blank), "the verdict is on the defended images"
+
+
+# --- Stopping -------------------------------------------------------------------------------------
+
+
+def test_it_can_be_stopped_before_any_batch():
+    images, labels = grey_images()
+    model = LastDigit().train()
+    asked = []
+
+    def stop_at_the_third() -> None:
+        asked.append(len(model.seen))
+        if len(asked) == 3:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        correct(model, images, labels, batch_size=10, check_stop=stop_at_the_third)
+    assert asked == [0, 1, 2]
+    assert model.training, "a stopped evaluation must put the mode back"
+
+
+# --- Bad input ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n_images", "n_labels"), [(3, 2), (2, 3), (0, 0), (0, 1)])
+def test_unequal_or_no_images_and_labels_are_refused(n_images, n_labels):
+    images = torch.zeros(n_images, 1, 2, 2, dtype=torch.uint8)
+    labels = torch.zeros(n_labels, dtype=torch.int64)
+    with pytest.raises(ValueError, match=f"{n_images} images and {n_labels} labels"):
+        correct(LastDigit(), images, labels, batch_size=2)
+
+
+def test_images_that_are_not_grey_levels_are_refused():
+    images, labels = grey_images()
+    with pytest.raises(TypeError, match="uint8"):
+        correct(LastDigit(), images / 255, labels, batch_size=2)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_an_impossible_batch_size_is_refused(batch_size):
+    images, labels = grey_images()
+    with pytest.raises(ValueError, match="batch_size"):
+        correct(LastDigit(), images, labels, batch_size=batch_size)
+
+
+# --- Wilson's interval ----------------------------------------------------------------------------
+
+
+@given(counts=st.integers(1, 10**6).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95, 0.999])
+def test_the_interval_is_scipy_s(counts, confidence):
+    k, n = counts
+    expected = binomtest(k, n).proportion_ci(confidence, method="wilson")
+    low, high = wilson(k, n, confidence)
+    assert math.isclose(low, expected.low, rel_tol=1e-9, abs_tol=1e-12)
+    assert math.isclose(high, expected.high, rel_tol=1e-9, abs_tol=1e-12)
+    assert 0 <= low <= k / n <= high <= 1
+
+
+def test_every_interval_of_small_counts_is_scipy_s():
+    for n in range(1, 30):
+        for k in range(n + 1):
+            expected = binomtest(k, n).proportion_ci(method="wilson")
+            assert wilson(k, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_the_interval_touches_its_end_exactly_where_all_or_none_are_right():
+    for n in (1, 7, 10_000):
+        assert wilson(0, n)[0] == 0.0 and wilson(n, n)[1] == 1.0
+        assert wilson(0, n)[1] < 1 and wilson(n, n)[0] > 0
+
+
+@pytest.mark.parametrize(
+    ("counts", "names"),
+    [
+        ((0, 0), "0 correct of 0"),
+        ((-1, 5), "-1 correct of 5"),
+        ((6, 5), "6 correct of 5"),
+        ((1, -5), "1 correct of -5"),
+        ((math.nan, 5), "nan correct of 5"),
+        ((1, 5, 0.0), "confidence is 0.0"),
+        ((1, 5, 1.0), "confidence is 1.0"),
+        ((1, 5, 95), "confidence is 95"),
+        ((1, 5, math.nan), "confidence is nan"),
+    ],
+)
+def test_impossible_counts_and_confidences_are_refused_in_one_line(counts, names):
+    with pytest.raises(ValueError, match=names) as caught:
+        wilson(*counts)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,637 @@
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import json
+from collections import Counter
+from dataclasses import fields, replace
+from pathlib import Path
+
+import filelock
+import numpy as np
+import pytest
+import torch
+
+from reproduce import data, experiments, results, storage
+from reproduce.attacks import FGSM, PGD
+from reproduce.dither import floyd_steinberg
+from reproduce.experiments import (
+    KINDS,
+    Busy,
+    configuration,
+    double_quantization,
+    dqa,
+    grid,
+    kind_name,
+    quantised,
+    run,
+    trained,
+)
+from reproduce.training import Interrupted, Settings
+
+
+@pytest.fixture(autouse=True)
+def folders(monkeypatch, tmp_path) -> Path:
+    monkeypatch.setenv("REPRODUCE_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("REPRODUCE_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+SMALL_ATTACK = PGD(76.5, 38.0, 2)
+
+
+def tiny(activation: str = "dynamic", bits: int | None = 1, seed: int = 0) -> experiments.DQA:
+    """Six training steps and nine batches of evaluation."""
+    full = dqa("digits", activation, bits, seed, "smoke")
+    training = replace(
+        full.training, epochs=2, clean_epochs=1, ramp_epochs=0, batch_size=16, attack=SMALL_ATTACK
+    )
+    attacks = {"clean": None, "fgsm": FGSM(76.5), "pgd": SMALL_ATTACK}
+    return replace(
+        full, train_images=48, test_images=24, eval_batch=10, training=training, attacks=attacks
+    )
+
+
+def tiny_double() -> experiments.DoubleQuantization:
+    full = double_quantization(2, True, 0, "smoke")
+    return replace(
+        full,
+        train_images=16,
+        test_images=6,
+        attacked_images=4,
+        training=replace(full.training, epochs=1, batch_size=8),
+        attack=replace(full.attack, steps=2, step_255=8),
+    )
+
+
+STEPS, BATCHES = 6, 9
+
+
+@pytest.fixture
+def trainings(monkeypatch) -> list:
+    """Which calls of `train` were made."""
+    calls, genuine = [], experiments.train
+
+    def counted(*args, **kwargs):
+        calls.append((args, kwargs))
+        return genuine(*args, **kwargs)
+
+    monkeypatch.setattr(experiments, "train", counted)
+    return calls
+
+
+class StopEvery:
+    """A check_stop that raises at every n-th call."""
+
+    def __init__(self, n: int) -> None:
+        self.n, self.count = n, 0
+
+    def __call__(self) -> None:
+        self.count += 1
+        if self.count % self.n == 0:
+            raise Interrupted
+
+
+# --- Keys -----------------------------------------------------------------------------------------
+
+OTHER_SETTINGS = {
+    "epochs": 9, "batch_size": 7, "optimizer": "sgd", "lr": 0.5, "momentum": 0.1,
+    "weight_decay": 0.2, "schedule": "constant", "step_epochs": 3, "augment": True,
+    "autocast": True, "attack": None, "clean_epochs": 0, "ramp_epochs": 3, "clean_weight": 0.5,
+}  # fmt: skip
+OTHER_PGD = {"eps_255": 1.0, "step_255": 2.0, "steps": 9, "random_start": False}
+OTHER_SHARED = {
+    "dataset": "mnist", "scale": "paper", "seed": 1, "training": Settings(epochs=1),
+    "train_images": 47, "test_images": 23, "eval_batch": 9,
+}  # fmt: skip
+OTHER_DQA = OTHER_SHARED | {
+    "activation": "fixed", "bits": 2, "attacks": {"clean": None}, "maximum": "image",
+    "source": "tanh", "width": 8,
+}  # fmt: skip
+OTHER_DOUBLE = OTHER_SHARED | {
+    "bits": 3, "dithered": False, "attack": PGD(1, 2, 3), "attacked_images": 3,
+}  # fmt: skip
+
+
+def changed(settings, others: dict) -> list:
+    """`settings` with each of its fields changed alone; `others` must know every field."""
+    assert others.keys() == {f.name for f in fields(settings)}
+    assert all(getattr(settings, name) != value for name, value in others.items())
+    return [replace(settings, **{name: value}) for name, value in others.items()]
+
+
+def test_every_field_of_an_experiment_changes_its_key():
+    dqa_, double = tiny(), tiny_double()
+    variants = [dqa_, *changed(dqa_, OTHER_DQA), double, *changed(double, OTHER_DOUBLE)]
+    assert len({e.key for e in variants}) == len(variants)
+
+
+def test_every_field_of_the_training_changes_the_key():
+    base = tiny()
+    trainings = changed(base.training, OTHER_SETTINGS)
+    trainings += [replace(base.training, attack=a) for a in changed(SMALL_ATTACK, OTHER_PGD)]
+    variants = [base, *(replace(base, training=t) for t in trainings)]
+    assert len({e.key for e in variants}) == len(variants)
+
+
+def test_every_field_of_an_evaluation_s_attack_changes_the_key():
+    base, double = tiny(), tiny_double()
+    attacks = [*changed(SMALL_ATTACK, OTHER_PGD), FGSM(76.5), FGSM(8.0), None]
+    variants = [base, *(replace(base, attacks=base.attacks | {"pgd": a}) for a in attacks)]
+    variants += [replace(base, attacks={"clean": None, "other": SMALL_ATTACK})]
+    other = OTHER_PGD | {"random_start": True}
+    variants += [double, *(replace(double, attack=a) for a in changed(double.attack, other))]
+    assert len({e.key for e in variants}) == len(variants)
+
+
+def test_equal_experiments_share_their_key():
+    reordered = replace(tiny(), attacks=dict(reversed(tiny().attacks.items())))
+    whole = replace(tiny_double(), attack=PGD(8.0, 8.0, 2, False))
+    for a, b in (tiny(), tiny()), (tiny(), reordered), (tiny_double(), whole):
+        assert a == b and a.key == b.key
+
+
+def test_the_key_is_the_hash_of_a_configuration_that_json_can_hold():
+    for experiment in tiny(), tiny_double():
+        plain = configuration(experiment)
+        assert json.loads(json.dumps(plain)) == plain
+        canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+        assert experiment.key == hashlib.sha256(canonical.encode()).hexdigest()[:8]
+
+
+def test_a_configuration_names_the_paper_the_fields_and_the_kind_of_each_attack():
+    plain = configuration(tiny())
+    assert plain.keys() == {"paper"} | OTHER_DQA.keys() - {"width"}, "what is None is left out"
+    assert plain["paper"] == "dqa"
+    assert plain["attacks"] == {
+        "clean": None,
+        "fgsm": {"kind": "FGSM", "eps_255": 76.5},
+        "pgd": {
+            "kind": "PGD", "eps_255": 76.5, "step_255": 38.0, "steps": 2, "random_start": True
+        },
+    }  # fmt: skip
+    assert plain["training"].keys() == OTHER_SETTINGS.keys()
+    assert plain["training"]["attack"] == plain["attacks"]["pgd"]
+    assert configuration(tiny_double())["paper"] == "double-quantization"
+
+
+# --- The grids ------------------------------------------------------------------------------------
+
+
+@functools.cache
+def every() -> list:
+    return list(grid())
+
+
+def test_the_grid_has_seven_dqa_cells_and_fifteen_kinds_for_each_seed_and_data_set():
+    seeds = {"smoke": 1, "laptop": 3, "paper": 5}
+    # Both readings of how the paper mixes clean and adversarial examples are run on MNIST.
+    real = {"dqa-mnist": 2 * 7, "dqa-cifar10": 7, "double-quantization-cifar10": 15}
+    datasets = {
+        "smoke": {"dqa-digits": 7, "dqa-patterns": 7, "double-quantization-patterns": 15},
+        "laptop": real,
+        "paper": real,
+    }
+    expected = {
+        (scale, name, seed): count
+        for scale, sets in datasets.items()
+        for name, count in sets.items()
+        for seed in range(seeds[scale])
+    }
+    assert Counter((e.scale, e.name, e.seed) for e in every()) == expected
+
+
+def test_keys_and_file_names_are_unique_over_the_whole_grid():
+    assert len({e.key for e in every()}) == len(every())
+    assert len({(e.name, e.slug) for e in every()}) == len(every())
+
+
+def test_the_cells_are_those_of_the_papers():
+    cells = {
+        "relu", "fixed-1bit", "fixed-2bit", "fixed-3bit", "dynamic-1bit", "dynamic-2bit",
+        "dynamic-3bit",
+    }  # fmt: skip
+    both = cells | {f"{cell}-mixed" for cell in cells}
+    assert {e.cell for e in every() if e.paper == "dqa"} == both
+    assert {e.cell for e in every() if e.name == "dqa-cifar10"} == cells
+    kinds = {e.cell for e in every() if e.paper == "double-quantization"}
+    assert kinds == {f"{b}bit" for b in range(1, 9)} | {f"{b}bit-dithered" for b in range(1, 8)}
+
+
+def test_mixed_means_equal_parts_of_clean_and_adversarial_examples():
+    by_cell = {e.cell: e for e in every() if e.name == "dqa-mnist" and e.seed == 0}
+    alone, mixed = by_cell["fixed-2bit"], by_cell["fixed-2bit-mixed"]
+    assert (alone.training.clean_weight, mixed.training.clean_weight) == (0.0, 0.5)
+    assert replace(mixed, training=alone.training) == alone
+
+
+def test_filters_leave_what_they_name():
+    def names(**filters):
+        return [(e.paper, e.scale, e.seed, e.slug) for e in grid(**filters)]
+
+    for filters in (
+        {"paper": "double-quantization"},
+        {"scale": "smoke"},
+        {"paper": "dqa", "scale": "laptop"},
+    ):
+        expected = [
+            (e.paper, e.scale, e.seed, e.slug)
+            for e in every()
+            if all(getattr(e, n) == v for n, v in filters.items())
+        ]
+        assert names(**filters) == expected
+    assert {e.seed for e in grid("dqa", "smoke", seed=41)} == {41}
+    assert len(list(grid("dqa", "smoke", seed=41))) == 14
+
+
+@pytest.mark.parametrize(
+    ("filters", "names"),
+    [
+        ({"paper": "x"}, "paper is 'x'; choose one of dqa, double-quantization"),
+        ({"scale": "x"}, "scale is 'x'; choose one of smoke, laptop, paper"),
+        ({"scale": "smoke", "seed": -1}, "seed is -1"),
+    ],
+)
+def test_an_unknown_filter_is_refused_in_one_line(filters, names):
+    with pytest.raises(ValueError, match=names) as caught:
+        list(grid(**filters))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (("nonsense", "relu", None, 0, "smoke"), "'nonsense'.*there are:.*digits at smoke"),
+        (("mnist", "relu", None, 0, "smoke"), "'mnist' at scale 'smoke'"),
+        (("digits", "relu", None, 0, "huge"), "scale is 'huge'"),
+        (("digits", "relu", None, -1, "smoke"), "seed is -1"),
+        (("digits", "relu", None, 0.5, "smoke"), r"seed is 0\.5"),
+        (("digits", "relu", None, True, "smoke"), "seed is True"),
+        (("digits", "gelu", 1, 0, "smoke"), "gelu"),
+        (("digits", "relu", 1, 0, "smoke"), "relu takes neither"),
+        (("digits", "fixed", 0, 0, "smoke"), "bits is 0"),
+        (("digits", "dynamic", 4, 0, "smoke"), "bits is 4"),
+        (("digits", "fixed", None, 0, "smoke"), "bits is None"),
+        (("digits", "fixed", 1.0, 0, "smoke"), r"bits is 1\.0"),
+    ],
+)
+def test_an_impossible_dqa_cell_is_refused_in_one_line(arguments, names):
+    with pytest.raises((ValueError, TypeError), match=names) as caught:
+        dqa(*arguments)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("bits", "dithered"),
+    [(0, False), (9, False), (8, True), (-1, True), (True, False), (1.0, False), (2, 1), (2, None)],
+)
+def test_what_is_none_of_the_15_models_is_refused(bits, dithered):
+    with pytest.raises((ValueError, TypeError), match=f"{bits!r}|{dithered!r}"):
+        double_quantization(bits, dithered, 0, "smoke")
+
+
+def test_an_unknown_scale_or_seed_of_double_quantization_is_refused():
+    with pytest.raises(ValueError, match="scale is 'huge'"):
+        double_quantization(1, True, 0, "huge")
+    with pytest.raises(ValueError, match="seed is -1"):
+        double_quantization(1, True, -1, "smoke")
+
+
+def test_the_seed_and_nothing_else_decides_the_initial_weights():
+    def weights(seed, noise):
+        torch.manual_seed(noise)
+        state = torch.get_rng_state()
+        tensors = storage.tensors_sha256(tiny("fixed", 2, seed).model().state_dict())
+        assert torch.equal(torch.get_rng_state(), state)
+        return tensors
+
+    assert weights(0, 1) == weights(0, 2)
+    assert weights(0, 1) != weights(1, 1)
+    other = double_quantization(1, False, 3, "smoke").model().state_dict()
+    same = double_quantization(7, True, 3, "smoke").model().state_dict()
+    assert storage.tensors_sha256(other) == storage.tensors_sha256(same)
+
+
+def test_more_images_epochs_and_attack_steps_are_more_work():
+    base = tiny()
+    longer = [
+        replace(base, train_images=96),
+        replace(base, test_images=48),
+        replace(base, training=replace(base.training, epochs=3)),
+        replace(base, training=replace(base.training, attack=PGD(76.5, 38.0, 4))),
+        replace(base, attacks=base.attacks | {"pgd": PGD(76.5, 38.0, 4)}),
+    ]
+    assert all(experiments.work(e) > experiments.work(base) > 0 for e in longer)
+
+
+# --- What images a network sees -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bits", range(1, 8))
+def test_quantised_images_are_on_the_levels_of_the_dithering(bits):
+    images = data.load("patterns").x_test[:4]
+    top = 2**bits - 1
+    dithered = quantised(images, bits, True)
+    k = (dithered * top).round()
+    assert torch.allclose(k / top, dithered, atol=1e-6) and dithered.dtype == torch.float32
+    assert torch.equal((k / top * 255 + 1e-3).floor().byte(), floyd_steinberg(images, bits))
+    by_hand = (images.int() // 2 ** (8 - bits)).float() / top
+    assert torch.allclose(quantised(images, bits, False), by_hand, atol=1e-6)
+    # At 7 bits an error is at most 1, and each share of it rounds to nothing.
+    assert torch.equal(by_hand, dithered) == (bits == 7)
+
+
+def test_eight_bits_are_the_images_themselves():
+    images = data.load("patterns").x_test[:4]
+    assert torch.equal((quantised(images, 8, False) * 255).round().byte(), images)
+    with pytest.raises(ValueError, match="bits"):
+        quantised(images, 8, True)
+
+
+# --- Running --------------------------------------------------------------------------------------
+
+
+def test_a_run_trains_once_and_then_returns_the_stored_record(trainings):
+    first = run(tiny())
+    second = run(tiny())
+    assert len(trainings) == 1
+    assert second.metrics == first.metrics and second.created == first.created
+    assert [r.key for r in results.records()] == [tiny().key]
+
+
+def test_a_record_says_what_was_asked_what_came_out_and_on_what():
+    heard = []
+    record = run(tiny(), report=lambda progress, images: heard.append(images))
+    assert heard == [16] * STEPS
+    stored = experiments.load(tiny())
+    assert stored.experiment == configuration(tiny())
+    assert (stored.name, stored.slug) == ("dqa-digits", "smoke-dynamic-1bit-seed0")
+    assert stored.dataset == {"name": "digits", "sha256": data.load("digits").sha256}
+    assert {n: c["total"] for n, c in stored.metrics.items()} == dict.fromkeys(tiny().attacks, 24)
+    assert {n: len(v) for n, v in stored.curves.items()} == dict.fromkeys(
+        ("loss", "accuracy", "lr", "eps_255", "thresholds"), 2
+    )
+    assert stored.wall_s > 0 and stored.device and "\n" not in stored.device
+    assert stored.versions["numpy"] == np.__version__
+    assert {"python", "reproduce", "torch", "torchattacks"} <= stored.versions.keys()
+    assert stored.error is None and record.metrics == stored.metrics
+
+
+def test_the_counts_are_those_of_the_trained_network_on_the_first_test_images():
+    record = run(tiny("fixed", 2))
+    model, dataset = trained(tiny("fixed", 2)), data.load("digits")
+    assert not model.training
+    x, y = dataset.x_test[:24], dataset.y_test[:24]
+    with torch.no_grad():
+        # Eq. 2 takes its maximum over the batch: the same batches give the same counts.
+        hits = torch.cat([model(batch / 255).argmax(1) for batch in x.split(10)]) == y
+    assert record.metrics["clean"]["correct"] == int(hits.sum())
+    for name, counts in record.metrics.items():
+        bits = np.unpackbits(record.arrays[f"correct/{name}"], count=24)
+        assert bits.sum() == counts["correct"]
+    assert np.unpackbits(record.arrays["correct/clean"], count=24).tolist() == hits.tolist()
+
+
+def test_the_examples_are_the_first_test_images_and_stay_in_the_ball():
+    arrays = run(tiny("relu", None)).arrays
+    dataset = data.load("digits")
+    images = dataset.x_test[:10].numpy()
+    assert arrays["labels"].tolist() == dataset.y_test[:10].tolist()
+    assert np.array_equal(arrays["image/clean"], images)
+    for name in "fgsm", "pgd":
+        assert arrays[f"image/{name}"].dtype == np.uint8
+        distance = np.abs(arrays[f"image/{name}"].astype(int) - images)
+        assert 30 < distance.max() <= 77
+        assert arrays[f"prediction/{name}"].shape == (10,)
+
+
+def test_a_run_takes_the_first_images_and_its_own_settings(trainings):
+    run(tiny())
+    (_, images, labels, settings, seed), options = trainings[0]
+    dataset = data.load("digits")
+    assert torch.equal(images, dataset.x_train[:48]) and torch.equal(labels, dataset.y_train[:48])
+    assert settings == tiny().training and seed == 0
+    assert options["key"] == tiny().key
+    assert torch.equal(options["prepare"](images), images / 255)
+
+
+def test_two_seeds_give_two_records():
+    records = [run(tiny("relu", None, seed)) for seed in (0, 1)]
+    assert records[0].key != records[1].key
+    assert records[0].weights_sha256 != records[1].weights_sha256
+    assert len(results.records()) == 2
+
+
+def test_a_finished_run_leaves_weights_and_no_checkpoint(folders):
+    record = run(tiny())
+    weights = folders / "cache" / "weights" / f"{tiny().key}.safetensors"
+    assert storage.tensors_sha256(storage.load_tensors(weights)[0]) == record.weights_sha256
+    assert experiments.weights_file(tiny()) == weights
+    assert list((folders / "cache" / "checkpoints").iterdir()) == []
+
+
+def test_a_double_quantization_unit_runs_end_to_end():
+    experiment = tiny_double()
+    record = run(experiment)
+    names = [kind_name(*kind) for kind in KINDS]
+    assert len(names) == 15
+    totals = {n: c["total"] for n, c in record.metrics.items()}
+    assert totals == {f"clean/{n}": 6 for n in names} | {f"pgd/{n}": 4 for n in names}
+    for name in "1bit", "1bit-dithered", "2bit", "2bit-dithered":
+        # 8 grey levels are inside the filter radius of 1 and 2 bits: not one verdict may change.
+        clean = np.unpackbits(record.arrays[f"correct/clean/{name}"], count=6)[:4]
+        attacked = np.unpackbits(record.arrays[f"correct/pgd/{name}"], count=4)
+        assert clean.tolist() == attacked.tolist()
+    assert record.name == "double-quantization-patterns"
+    assert record.slug == "smoke-2bit-dithered-seed0"
+
+
+# --- Stopped and resumed --------------------------------------------------------------------------
+
+
+@functools.cache
+def _whole_run() -> results.Record:
+    return run(tiny())
+
+
+@pytest.mark.parametrize("n", [1, 4, STEPS + 1, STEPS + 3, STEPS + BATCHES])
+def test_a_stopped_run_leaves_no_record_and_resumes_to_the_same_one(folders, monkeypatch, n):
+    stop = itertools.count(1)
+
+    def once() -> None:
+        if next(stop) == n:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        run(tiny(), check_stop=once)
+    assert results.records() == [] and results.failures() == []
+    checkpoint = folders / "cache" / "checkpoints" / f"{tiny().key}.safetensors"
+    assert storage.load_tensors(checkpoint)[1]["step"] == min(n - 1, STEPS)
+    resumed = run(tiny())
+    monkeypatch.setenv("REPRODUCE_RESULTS", str(folders / "other results"))
+    monkeypatch.setenv("REPRODUCE_CACHE", str(folders / "other cache"))
+    whole = _whole_run()
+    assert resumed.metrics == whole.metrics and resumed.curves == whole.curves
+    assert resumed.weights_sha256 == whole.weights_sha256
+    assert resumed.arrays.keys() == whole.arrays.keys()
+    for name, array in whole.arrays.items():
+        assert np.array_equal(resumed.arrays[name], array), name
+
+
+def test_a_run_that_is_stopped_again_and_again_gets_done():
+    stop = StopEvery(BATCHES - 1)
+    for _ in range(12):
+        try:
+            run(tiny(), check_stop=stop)
+            break
+        except Interrupted:
+            continue
+    assert len(results.records()) == 1, "a budget shorter than the evaluation must not repeat it"
+
+
+def test_a_locked_run_is_busy_and_free_again_afterwards(folders, trainings):
+    locks = folders / "cache" / "locks"
+    locks.mkdir(parents=True)
+    with filelock.FileLock(locks / f"{tiny().key}.lock"):
+        with pytest.raises(Busy, match=f"{tiny().slug}.*another process") as caught:
+            run(tiny())
+        assert "\n" not in str(caught.value)
+        assert run(tiny("relu", None)).metrics, "another experiment is not locked"
+    assert len(trainings) == 1 and len(results.records()) == 1
+    assert run(tiny()).metrics
+
+
+# --- Failures -------------------------------------------------------------------------------------
+
+
+def breaks(*_args, **_kwargs):
+    raise ArithmeticError("it broke")
+
+
+def test_a_failed_run_is_kept_as_failed_and_can_be_run_again(monkeypatch, trainings):
+    with monkeypatch.context() as patch:
+        patch.setattr(experiments, "train", breaks)
+        with pytest.raises(ArithmeticError, match="it broke"):
+            run(tiny())
+    (failure,) = results.failures()
+    assert failure.error == "ArithmeticError: it broke"
+    assert failure.metrics == {} and failure.curves == {} and failure.arrays == {}
+    assert failure.experiment == configuration(tiny()) and failure.wall_s >= 0
+    assert results.records() == [] and experiments.load(tiny()) is None
+    assert run(tiny()).error is None
+    assert len(results.records()) == len(results.failures()) == 1
+
+
+def test_two_failures_in_one_second_are_both_kept(monkeypatch):
+    monkeypatch.setattr(experiments, "train", breaks)
+    for _ in range(2):
+        with pytest.raises(ArithmeticError, match="it broke"):
+            run(tiny())
+    assert len(results.failures()) == 2
+
+
+def test_a_failed_evaluation_is_a_failed_run_that_keeps_its_checkpoint(monkeypatch, folders):
+    monkeypatch.setattr(experiments, "correct", breaks)
+    with pytest.raises(ArithmeticError, match="it broke"):
+        run(tiny())
+    assert [r.error for r in results.failures()] == ["ArithmeticError: it broke"]
+    checkpoint = folders / "cache" / "checkpoints" / f"{tiny().key}.safetensors"
+    assert storage.load_tensors(checkpoint)[1]["step"] == STEPS
+
+
+def test_a_record_that_could_not_be_written_leaves_readable_results(monkeypatch):
+    genuine, calls = results.write_bytes, []
+
+    def full_once(path, content):
+        if path.suffix == ".json" and not calls:
+            calls.append(path)
+            raise OSError(28, "No space left on device")
+        genuine(path, content)
+
+    monkeypatch.setattr(results, "write_bytes", full_once)
+    with pytest.raises(OSError, match="No space left"):
+        run(tiny())
+    assert calls
+    assert results.records() == []
+    assert ["No space left" in r.error for r in results.failures()] == [True]
+    assert run(tiny()).metrics.keys() == tiny().attacks.keys()
+
+
+def test_on_a_full_disk_a_run_says_so_and_leaves_nothing(monkeypatch, folders):
+    def full(*_args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(storage.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(tiny())
+    left = [f for f in folders.rglob("*") if f.is_file() and f.suffix != ".lock"]
+    assert left == []
+
+
+def test_missing_data_is_no_failed_run(monkeypatch):
+    def absent(_name):
+        raise FileNotFoundError("mnist is not there")
+
+    monkeypatch.setattr(data, "load", absent)
+    with pytest.raises(FileNotFoundError, match="mnist is not there"):
+        run(tiny())
+    assert results.failures() == []
+
+
+def test_a_loss_that_explodes_is_a_failed_run_of_one_line():
+    exploding = replace(
+        tiny("relu", None),
+        training=replace(tiny().training, optimizer="sgd", lr=1e38, schedule="constant"),
+    )
+    with pytest.raises(FloatingPointError):
+        run(exploding)
+    (failure,) = results.failures()
+    assert failure.error.startswith("FloatingPointError: the loss is") and "\n" not in failure.error
+
+
+def test_a_damaged_record_is_told_and_not_run_over(trainings):
+    run(tiny())
+    file = results.path(tiny().name, tiny().slug, tiny().key)
+    file.write_text("{")
+    for call in (run, experiments.load, trained):
+        with pytest.raises(ValueError, match=f"{file.name} is damaged"):
+            call(tiny())
+    assert len(trainings) == 1
+
+
+# --- Trained networks -----------------------------------------------------------------------------
+
+
+def test_weights_kept_with_the_results_are_preferred(folders):
+    record = run(tiny())
+    kept = folders / "results" / "weights" / f"{record.key}.safetensors"
+    kept.parent.mkdir()
+    cached = experiments.weights_file(tiny())
+    kept.write_bytes(cached.read_bytes())
+    cached.unlink()
+    assert experiments.weights_file(tiny()) == kept
+    weights = trained(tiny()).state_dict()
+    assert storage.tensors_sha256(weights) == record.weights_sha256
+
+
+def test_other_weights_than_the_record_names_are_refused():
+    run(tiny())
+    file = experiments.weights_file(tiny())
+    other = {n: t + 1 for n, t in tiny().model().state_dict().items()}
+    storage.save_tensors(file, other, {})
+    with pytest.raises(ValueError, match=f"{file}.*not what the record names") as caught:
+        trained(tiny())
+    assert "\n" not in str(caught.value)
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="is damaged"):
+        trained(tiny())
+
+
+def test_weights_without_a_record_and_a_record_without_weights_are_told():
+    with pytest.raises(FileNotFoundError, match="run it first"):
+        trained(tiny())
+    run(tiny())
+    experiments.weights_file(tiny()).unlink()
+    with pytest.raises(FileNotFoundError, match=tiny().key):
+        trained(tiny())
