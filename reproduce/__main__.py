@@ -14,8 +14,9 @@ from statistics import median
 import torch
 from tqdm import tqdm
 
-from reproduce import data, experiments, results
-from reproduce.experiments import Busy, Experiment
+from reproduce import data, experiments, grids, results
+from reproduce.experiments import Busy
+from reproduce.grids import Experiment
 from reproduce.training import Interrupted
 
 
@@ -51,8 +52,8 @@ def parser() -> argparse.ArgumentParser:
         ("run", "run what is missing, cheapest first; stop with Ctrl-C, resume by calling again"),
     ):
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("--paper", choices=experiments.PAPERS)
-        command.add_argument("--scale", choices=experiments.SCALES)
+        command.add_argument("--paper", choices=grids.PAPERS)
+        command.add_argument("--scale", choices=grids.SCALES)
         command.add_argument("--seed", type=natural, help="this seed only")
         command.add_argument("--dataset", choices=data.NAMES)
         command.add_argument(
@@ -67,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
 
 def chosen(args: argparse.Namespace) -> list[Experiment]:
     """The experiments that the filters leave. Raises ValueError where that is none."""
-    every = list(experiments.grid(args.paper, args.scale, args.seed))
+    every = list(grids.grid(args.paper, args.scale, args.seed))
     found = [e for e in every if args.dataset in (None, e.dataset) and args.cell in (None, e.cell)]
     if not found:
         cells = sorted({e.cell for e in every})
@@ -91,10 +92,10 @@ def _speeds() -> dict[tuple[str, str], float]:
     """Multiply-adds a second by (experiment, scale), the median of the records at hand."""
     rates: dict[tuple[str, str], list[float]] = {}
     stored = {(r.name, r.slug, r.key): r for r in results.records()}
-    for e in experiments.grid():
+    for e in grids.grid():
         record = stored.get((e.name, e.slug, e.key))
         if record is not None:
-            rates.setdefault((e.name, e.scale), []).append(experiments.work(e) / record.wall_s)
+            rates.setdefault((e.name, e.scale), []).append(grids.work(e) / record.wall_s)
     return {group: median(values) for group, values in rates.items()}
 
 
@@ -113,7 +114,7 @@ def status(args: argparse.Namespace) -> None:
         if missing:
             left = "unknown: nothing of it was run yet"
             if group in speeds:
-                left = _duration(sum(map(experiments.work, missing)) / speeds[group])
+                left = _duration(sum(map(grids.work, missing)) / speeds[group])
         _line(*group, "", f"{counts:<29}{left}")
 
 
@@ -162,7 +163,7 @@ def _run_one(experiment: Experiment, stop: _Stop) -> str:
 
 def run(args: argparse.Namespace) -> int:
     missing = [e for e in chosen(args) if experiments.load(e) is None]
-    missing.sort(key=experiments.work)
+    missing.sort(key=grids.work)
     if args.jobs > 1 and len(missing) > 1:
         return _run_side_by_side(args, min(args.jobs, len(missing)))
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or experiments.default_threads(1)))
@@ -181,7 +182,8 @@ def run(args: argparse.Namespace) -> int:
             raise
         except Exception as error:
             failed += 1
-            print(f"{experiment.slug} failed: {type(error).__name__}: {error}", file=sys.stderr)
+            reason = str(error).splitlines()[0] if str(error) else ""
+            print(f"{experiment.slug} failed: {type(error).__name__}: {reason}", file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -49,14 +49,15 @@ def linear_quantize(x: Tensor, bits: int, rounding: Rounding = "floor") -> Tenso
     Args:    x: (...) float in [0, 1]. bits: 1..8. rounding: "floor", as released,
              k = floor(255 x / 2^(8 - bits)); "nearest", our variant: the closest of the levels.
     Returns: same shape and dtype. The gradient is zero almost everywhere.
-    Raises:  TypeError: x is not floating point. ValueError: bits outside 1..8, a value outside
+    Raises:  TypeError: x is no floating point tensor. ValueError: bits outside 1..8, a value outside
              [0, 1] or NaN, an unknown rounding.
     Source:  Double quantization, section III.
     """
     top = 2 ** _depth(bits, 8) - 1
     _choice(rounding, Rounding, "rounding")
-    if not x.is_floating_point():
-        raise TypeError(f"x is {x.dtype}; linear_quantize takes floating point values in [0, 1]")
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"x is {kind}; linear_quantize takes a floating point tensor in [0, 1]")
     if x.numel():
         low, high = (v.item() for v in x.detach().aminmax())
         if not (low >= 0 and high <= 1):
@@ -110,7 +111,7 @@ class _SumOfSigns(torch.autograd.Function):
         out = torch.zeros_like(x)
         for t, jump in zip(thresholds.tolist(), jumps.tolist(), strict=True):
             out.add_(torch.sign(x - t), alpha=jump / 2)
-        return out
+        return torch.where(x.isnan(), x, out)  # sign(NaN) is 0 and would hide a diverged layer
 
     @staticmethod
     def backward(ctx, grad):
@@ -193,7 +194,7 @@ class FixedQuantizer(_Quantizer):
             largest = size.max()
         else:
             largest = size.flatten(1).max(1).values.view(-1, *[1] * (x.dim() - 1))
-        largest = largest.clamp_min(torch.finfo(y.dtype).tiny)
+        largest = torch.where(largest > 0, largest, 1)
         z = y / largest
         hard = 2 * torch.round(top * (z / 2 + 0.5)) / top - 1
         if self.backward == "zero":
@@ -206,7 +207,7 @@ class FixedQuantizer(_Quantizer):
             for step in steps:
                 threshold = torch.atanh(step * largest)
                 slope += _step_slope(x - threshold, self.backward, self.temperature) / top
-        return hard.detach() + slope * (x - x.detach())
+        return hard.detach() + slope * torch.nan_to_num(x - x.detach())  # inf - inf counts as 0
 
 
 class DynamicQuantizer(_Quantizer):

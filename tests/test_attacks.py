@@ -171,6 +171,18 @@ def test_the_model_comes_back_as_it_was(attack, training):
 
 
 @any_attack
+def test_no_gradient_is_computed_for_the_weights(attack):
+    x, y = batch()
+    model = normalised()
+    required = []
+    model[4].register_forward_pre_hook(
+        lambda *_: required.extend(p.requires_grad for p in model.parameters())
+    )
+    perturb(model, attack, x, y, 0)
+    assert required and not any(required)
+
+
+@any_attack
 def test_examples_are_made_in_eval_mode(attack):
     x, y = batch()
     in_eval = perturb(normalised().eval(), attack, x, y, 0)

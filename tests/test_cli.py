@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reproduce import __main__ as cli
-from reproduce import data, experiments, results, storage
+from reproduce import data, experiments, grids, results, storage
 from reproduce.attacks import FGSM, PGD
-from reproduce.experiments import dqa, grid
+from reproduce.grids import dqa, grid
 from reproduce.results import Record
 from reproduce.training import Interrupted
 
@@ -45,7 +45,7 @@ def restored():
 ATTACK = PGD(76.5, 38.0, 2)
 
 
-def tiny(activation: str, bits: int | None, images: int = 48) -> experiments.DQA:
+def tiny(activation: str, bits: int | None, images: int = 48) -> grids.DQA:
     full = dqa("digits", activation, bits, 0, "smoke")
     training = replace(
         full.training,
@@ -67,7 +67,7 @@ CHEAPEST_FIRST = ("smoke-relu-seed0", "smoke-fixed-2bit-seed0", "smoke-dynamic-1
 
 @pytest.fixture
 def tiny_grid(monkeypatch):
-    monkeypatch.setattr(experiments, "grid", lambda *_filters: iter(TINY))
+    monkeypatch.setattr(grids, "grid", lambda *_filters: iter(TINY))
 
 
 def finished(capsys) -> list[str]:
@@ -181,7 +181,7 @@ def store(experiment, wall_s: float) -> None:
         Record(
             name=experiment.name,
             slug=experiment.slug,
-            experiment=experiments.configuration(experiment),
+            experiment=grids.configuration(experiment),
             scale=experiment.scale,
             seed=experiment.seed,
             dataset={"name": experiment.dataset, "sha256": ""},
@@ -199,9 +199,9 @@ def store(experiment, wall_s: float) -> None:
 
 
 def test_the_time_left_is_the_work_left_at_the_speed_of_what_was_run(capsys, tiny_grid):
-    per_unit = experiments.work(TINY[1])
+    per_unit = grids.work(TINY[1])
     store(TINY[1], wall_s=600.0)
-    left = 10 * (experiments.work(TINY[0]) + experiments.work(TINY[2])) / per_unit
+    left = 10 * (grids.work(TINY[0]) + grids.work(TINY[2])) / per_unit
     assert status_line(capsys) == f"dqa-digits smoke 1 / 2 / 0 {left:.0f} min"
 
 

@@ -13,20 +13,18 @@ import numpy as np
 import pytest
 import torch
 
-from reproduce import data, experiments, results, storage
+from reproduce import data, experiments, grids, results, storage
 from reproduce.attacks import FGSM, PGD
 from reproduce.dither import floyd_steinberg
-from reproduce.experiments import (
+from reproduce.experiments import Busy, run, trained
+from reproduce.grids import (
     KINDS,
-    Busy,
     configuration,
     double_quantization,
     dqa,
     grid,
     kind_name,
     quantised,
-    run,
-    trained,
 )
 from reproduce.training import Interrupted, Settings
 
@@ -41,7 +39,7 @@ def folders(monkeypatch, tmp_path) -> Path:
 SMALL_ATTACK = PGD(76.5, 38.0, 2)
 
 
-def tiny(activation: str = "dynamic", bits: int | None = 1, seed: int = 0) -> experiments.DQA:
+def tiny(activation: str = "dynamic", bits: int | None = 1, seed: int = 0) -> grids.DQA:
     """Six training steps and nine batches of evaluation."""
     full = dqa("digits", activation, bits, seed, "smoke")
     training = replace(
@@ -53,7 +51,7 @@ def tiny(activation: str = "dynamic", bits: int | None = 1, seed: int = 0) -> ex
     )
 
 
-def tiny_double() -> experiments.DoubleQuantization:
+def tiny_double() -> grids.DoubleQuantization:
     full = double_quantization(2, True, 0, "smoke")
     return replace(
         full,
@@ -322,7 +320,7 @@ def test_more_images_epochs_and_attack_steps_are_more_work():
         replace(base, training=replace(base.training, attack=PGD(76.5, 38.0, 4))),
         replace(base, attacks=base.attacks | {"pgd": PGD(76.5, 38.0, 4)}),
     ]
-    assert all(experiments.work(e) > experiments.work(base) > 0 for e in longer)
+    assert all(grids.work(e) > grids.work(base) > 0 for e in longer)
 
 
 # --- What images a network sees -------------------------------------------------------------------
@@ -532,7 +530,7 @@ def test_two_failures_in_one_second_are_both_kept(monkeypatch):
 
 
 def test_a_failed_evaluation_is_a_failed_run_that_keeps_its_checkpoint(monkeypatch, folders):
-    monkeypatch.setattr(experiments, "correct", breaks)
+    monkeypatch.setattr(grids, "correct", breaks)
     with pytest.raises(ArithmeticError, match="it broke"):
         run(tiny())
     assert [r.error for r in results.failures()] == ["ArithmeticError: it broke"]

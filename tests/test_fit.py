@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from reproduce import experiments, published, results
+from reproduce import grids, published, results
 
 
 def test_the_recipe_is_the_trial_closest_to_the_published_relu_row():
@@ -13,7 +13,7 @@ def test_the_recipe_is_the_trial_closest_to_the_published_relu_row():
     columns = {"clean (%)": "clean", "FGSM (%)": "fgsm", "PGD-40 (%)": "pgd"}
     distance = sum((trials[ours] - table[theirs]).abs() for ours, theirs in columns.items())
     best = trials.loc[distance.idxmin()]
-    recipe = experiments.dqa("mnist", "relu", None, scale="laptop").training
+    recipe = grids.dqa("mnist", "relu", None, scale="laptop").training
     assert recipe.attack is not None
     assert (
         best["epochs"],

@@ -18,6 +18,7 @@ PACKAGE = Path(reproduce.__file__).resolve().parent
 LAYERS = [
     {"__main__"},
     {"experiments"},
+    {"grids"},
     {"figures"},
     {"results"},
     {"evaluation"},

@@ -352,6 +352,10 @@ def test_set_backward_changes_the_gradient_and_not_the_output(kind):
     x = random_values(50, dtype=torch.float32).requires_grad_()
     switched = kind(2)
     hard = switched(x)
+    (got,), (expected,) = (
+        torch.autograd.grad(q(x).sum(), x) for q in (switched, kind(2, "straight_through"))
+    )
+    assert torch.equal(got, expected)  # the default
     switched.set_backward("sigmoid", 5)
     fresh = kind(2, "sigmoid", 5)
     assert torch.equal(switched(x), hard)
@@ -614,3 +618,24 @@ def test_a_bad_temperature_is_refused_and_named(kind, temperature):
         quantizer.set_backward("sigmoid", temperature)
     with pytest.raises(ValueError, match=message):
         kind(2, "sigmoid", temperature)
+
+
+# --- What must not be hidden or blown up ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [FixedQuantizer, DynamicQuantizer])
+def test_a_nan_comes_out_as_a_nan(kind):
+    out = kind(2)(torch.tensor([[0.3, float("nan")]]))
+    assert out[0, 1].isnan()
+
+
+@pytest.mark.parametrize("backward", ["zero", "straight_through", "tanh", "sigmoid"])
+def test_an_infinite_input_gives_an_end_level_under_every_rule(backward):
+    out = FixedQuantizer(2, backward)(torch.tensor([[-float("inf"), 0.5, float("inf")]]))
+    assert out[0, 0] == -1 and out[0, 2] == 1
+
+
+def test_an_all_zero_input_has_a_gradient_of_one():
+    x = torch.zeros(1, 4, requires_grad=True)
+    FixedQuantizer(2)(x).sum().backward()
+    assert torch.equal(x.grad, torch.ones(1, 4))

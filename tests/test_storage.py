@@ -221,6 +221,19 @@ def test_a_folder_that_cannot_be_made_is_an_error_of_one_line(tmp_path):
     assert list(tmp_path.iterdir()) == [tmp_path / "taken"]
 
 
+def test_the_new_file_grows_beside_the_old_one_so_that_the_swap_is_atomic(tmp_path, monkeypatch):
+    genuine, moves = os.replace, []
+
+    def watch(source, target):
+        moves.append((Path(source), Path(target), Path(source).read_bytes()))
+        genuine(source, target)
+
+    monkeypatch.setattr(os, "replace", watch)
+    storage.write_bytes(tmp_path / "file", b"new")
+    ((source, target, content),) = moves
+    assert source.parent == target.parent == tmp_path and content == b"new"
+
+
 def test_a_write_replaces_and_lets_others_read(tmp_path):
     path = tmp_path / "a" / "b" / "file"
     for content in (b"first", b""):

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from reproduce import data, models, storage
 from reproduce.attacks import PGD
-from reproduce.experiments import quantised
+from reproduce.grids import quantised
 from reproduce.quantizers import DynamicQuantizer, activation
 from reproduce.training import Interrupted, Progress, Settings, derived_seed, train
 
