@@ -207,8 +207,8 @@ def _released_wavefront(planes: Tensor, bits: int) -> Tensor:
     skewed, image = _skew(planes, torch.int16)
     for t in range(width + 2 * height - 2):
         first, end = _rows_of(t, height, width)
-        # The last row of a diagonal is where x is 0 or 1: no share goes down-left from there.
-        inner = min(end, t // 2)
+        # From this row on x is 0 or 1: no share goes down-left from there.
+        inner = t // 2
         values = skewed[t, first:end]
         level, right, down_left, down, down_right = table[:, values.int()]
         values.copy_(level)

@@ -49,8 +49,8 @@ def linear_quantize(x: Tensor, bits: int, rounding: Rounding = "floor") -> Tenso
     Args:    x: (...) float in [0, 1]. bits: 1..8. rounding: "floor", as released,
              k = floor(255 x / 2^(8 - bits)); "nearest", our variant: the closest of the levels.
     Returns: same shape and dtype. The gradient is zero almost everywhere.
-    Raises:  TypeError: x is no floating point tensor. ValueError: bits outside 1..8, a value outside
-             [0, 1] or NaN, an unknown rounding.
+    Raises:  TypeError: x is no floating point tensor. ValueError: bits outside 1..8, a value
+             outside [0, 1] or NaN, an unknown rounding.
     Source:  Double quantization, section III.
     """
     top = 2 ** _depth(bits, 8) - 1
