@@ -158,11 +158,10 @@ def _run(experiment: Experiment, check_stop, report) -> Record:
             check_stop=check_stop,
             report=report,
         )
-        trained_at = time.perf_counter()
         model.to(memory_format=torch.contiguous_format)
-        hits = _evaluate(experiment, model, dataset, check_stop, partial)
+        hits, seconds = _evaluate(experiment, model, dataset, check_stop, partial)
         record.arrays = experiment.arrays(model, dataset)
-        record.wall_s = progress.seconds + time.perf_counter() - trained_at
+        record.wall_s = progress.seconds + seconds
         record.curves = progress.curves
         for condition, hit in hits.items():
             record.metrics[condition] = {"correct": int(hit.sum()), "total": len(hit)}
@@ -184,18 +183,27 @@ def _run(experiment: Experiment, check_stop, report) -> Record:
     return record
 
 
-def _evaluate(experiment: Experiment, model, dataset, check_stop, partial: Path):
-    """{condition: (N,) bool}; each finished condition is kept in `partial` in case of a stop."""
+def _evaluate(
+    experiment: Experiment, model, dataset, check_stop, partial: Path
+) -> tuple[dict[str, torch.Tensor], float]:
+    """{condition: (N,) bool}, and the seconds it took.
+
+    Each finished condition is kept in `partial`, for these very weights, in case of a stop.
+    """
     done: dict[str, torch.Tensor] = {}
+    weights = storage.tensors_sha256(model.state_dict())
+    before = 0.0
     if partial.exists():
-        done, meta = storage.load_tensors(partial)
-        if meta.get("key") != experiment.key:
-            raise ValueError(f"{partial} belongs to another run; delete it to start afresh")
+        stored, meta = storage.load_tensors(partial)
+        if meta.get("weights") == weights:
+            done, before = stored, meta["seconds"]
+    started = time.perf_counter() - before
     for condition, job in experiment.evaluations(model, dataset, check_stop).items():
         if condition not in done:
             done[condition] = job()
-            storage.save_tensors(partial, done, {"key": experiment.key})
-    return done
+            spent = time.perf_counter() - started
+            storage.save_tensors(partial, done, {"weights": weights, "seconds": spent})
+    return done, time.perf_counter() - started
 
 
 def default_threads(jobs: int) -> int:

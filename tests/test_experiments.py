@@ -4,6 +4,7 @@ import functools
 import hashlib
 import itertools
 import json
+import time
 from collections import Counter
 from dataclasses import fields, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from reproduce.grids import (
     kind_name,
     quantised,
 )
+from reproduce.quantizers import DynamicQuantizer, FixedQuantizer
 from reproduce.training import Interrupted, Settings
 
 
@@ -88,6 +90,18 @@ class StopEvery:
     def __call__(self) -> None:
         self.count += 1
         if self.count % self.n == 0:
+            raise Interrupted
+
+
+class StopAfter:
+    """A check_stop that raises from the n-th call on."""
+
+    def __init__(self, n: int) -> None:
+        self.left = n
+
+    def __call__(self) -> None:
+        self.left -= 1
+        if self.left < 0:
             raise Interrupted
 
 
@@ -306,9 +320,30 @@ def test_the_seed_and_nothing_else_decides_the_initial_weights():
 
     assert weights(0, 1) == weights(0, 2)
     assert weights(0, 1) != weights(1, 1)
-    other = double_quantization(1, False, 3, "smoke").model().state_dict()
-    same = double_quantization(7, True, 3, "smoke").model().state_dict()
-    assert storage.tensors_sha256(other) == storage.tensors_sha256(same)
+
+
+def test_all_fifteen_models_of_a_seed_start_from_the_same_weights():
+    def weights(bits, dithered, seed, noise):
+        torch.manual_seed(noise)
+        model = double_quantization(bits, dithered, seed, "smoke").model()
+        return storage.tensors_sha256(model.state_dict())
+
+    assert weights(1, False, 3, noise=1) == weights(7, True, 3, noise=2)
+    assert weights(1, False, 3, noise=1) != weights(1, False, 4, noise=1)
+
+
+def test_the_network_is_the_one_that_the_fields_describe():
+    image = replace(tiny("fixed", 3), maximum="image").model()
+    quantizers = [m for m in image.modules() if isinstance(m, FixedQuantizer)]
+    assert [(q.bits, q.maximum) for q in quantizers] == [(3, "image")] * 4
+    tanh = replace(tiny("dynamic", 2), source="tanh").model()
+    quantizers = [m for m in tanh.modules() if isinstance(m, DynamicQuantizer)]
+    assert [(q.bits, q.source) for q in quantizers] == [(2, "tanh")] * 4
+    assert sum(isinstance(m, torch.nn.ReLU) for m in tiny("relu", None).model().modules()) == 4
+    for width in 8, 12:
+        wide = replace(dqa("patterns", "relu", None, 0, "smoke"), width=width).model()
+        first, *_ = (m for m in wide.modules() if isinstance(m, torch.nn.Conv2d))
+        assert first.out_channels == width
 
 
 def test_more_images_epochs_and_attack_steps_are_more_work():
@@ -404,6 +439,71 @@ def test_the_examples_are_the_first_test_images_and_stay_in_the_ball():
         assert arrays[f"prediction/{name}"].shape == (10,)
 
 
+def test_examples_are_made_in_eval_mode_with_the_experiment_s_seed():
+    model = torch.nn.Sequential(torch.nn.Dropout(0.9), tiny("relu", None).model())
+    dataset = data.load("digits")
+    first = tiny("relu", None).arrays(model.train(), dataset)
+    again = tiny("relu", None).arrays(model.eval(), dataset)
+    other = tiny("relu", None, seed=1).arrays(model, dataset)
+    assert all(np.array_equal(first[name], again[name]) for name in first | again)
+    assert not np.array_equal(first["image/pgd"], other["image/pgd"])
+
+
+def test_an_attack_by_whole_grey_levels_is_stored_exactly():
+    experiment = replace(tiny("relu", None), attacks={"fgsm": FGSM(8.0)})
+    dataset = data.load("digits")
+    image = experiment.arrays(experiment.model(), dataset)["image/fgsm"].astype(int)
+    clean = dataset.x_test[:10].numpy().astype(int)
+    moved = {int(d) for d in np.unique((image - clean)[(8 <= clean) & (clean <= 247)])}
+    assert {-8, 8} <= moved <= {-8, 0, 8}
+
+
+@pytest.fixture
+def evaluations(monkeypatch) -> list:
+    """What `correct` was asked, in its order; it calls every image right."""
+    asked = []
+
+    def correct(model, images, labels, attack=None, **options):
+        asked.append((images, labels, attack, options))
+        return torch.ones(len(images), dtype=torch.bool)
+
+    monkeypatch.setattr(grids, "correct", correct)
+    return asked
+
+
+def test_a_dqa_network_is_evaluated_under_each_attack(evaluations):
+    experiment, dataset = tiny(seed=3), data.load("digits")
+    stop = StopEvery(1)
+    jobs = experiment.evaluations(experiment.model(), dataset, stop)
+    assert evaluations == [] and list(jobs) == list(experiment.attacks)
+    for job in jobs.values():
+        job()
+    for (images, labels, attack, options), expected in zip(
+        evaluations, experiment.attacks.values(), strict=True
+    ):
+        assert torch.equal(images, dataset.x_test[:24]) and attack == expected
+        assert torch.equal(labels, dataset.y_test[:24])
+        assert options == {"batch_size": 10, "seed": 3, "check_stop": stop}
+
+
+def test_a_double_quantization_network_is_evaluated_on_all_kinds_of_image(evaluations):
+    experiment, dataset = replace(tiny_double(), seed=3), data.load("patterns")
+    stop = StopEvery(1)
+    for job in experiment.evaluations(experiment.model(), dataset, stop).values():
+        job()
+    x, y = dataset.x_test[:6], dataset.y_test[:6]
+    cases = itertools.product(KINDS, ((6, None), (4, experiment.attack)))
+    for asked, ((bits, dithered), (count, attack)) in zip(evaluations, cases, strict=True):
+        images, labels, seen, options = asked
+        grey = floyd_steinberg(x[:count], bits) if dithered else x[:count]
+        levels = (grey.int() // 2 ** (8 - bits)).float() / (2**bits - 1)
+        assert torch.equal(images, (levels * 255).round().byte())
+        assert torch.equal(labels, y[:count]) and seen == attack
+        defended = options.pop("defence")(images / 255)
+        assert torch.allclose(defended, levels, atol=1e-6), "the defence finds the level again"
+        assert options == {"batch_size": 125, "seed": 3, "check_stop": stop}
+
+
 def test_a_run_takes_the_first_images_and_its_own_settings(trainings):
     run(tiny())
     (_, images, labels, settings, seed), options = trainings[0]
@@ -455,14 +555,8 @@ def _whole_run() -> results.Record:
 
 @pytest.mark.parametrize("n", [1, 4, STEPS + 1, STEPS + 3, STEPS + BATCHES])
 def test_a_stopped_run_leaves_no_record_and_resumes_to_the_same_one(folders, monkeypatch, n):
-    stop = itertools.count(1)
-
-    def once() -> None:
-        if next(stop) == n:
-            raise Interrupted
-
     with pytest.raises(Interrupted):
-        run(tiny(), check_stop=once)
+        run(tiny(), check_stop=StopAfter(n - 1))
     assert results.records() == [] and results.failures() == []
     checkpoint = folders / "cache" / "checkpoints" / f"{tiny().key}.safetensors"
     assert storage.load_tensors(checkpoint)[1]["step"] == min(n - 1, STEPS)
@@ -477,7 +571,7 @@ def test_a_stopped_run_leaves_no_record_and_resumes_to_the_same_one(folders, mon
         assert np.array_equal(resumed.arrays[name], array), name
 
 
-def test_a_run_that_is_stopped_again_and_again_gets_done():
+def test_a_run_that_is_stopped_again_and_again_gets_done(folders):
     stop = StopEvery(BATCHES - 1)
     for _ in range(12):
         try:
@@ -486,6 +580,47 @@ def test_a_run_that_is_stopped_again_and_again_gets_done():
         except Interrupted:
             continue
     assert len(results.records()) == 1, "a budget shorter than the evaluation must not repeat it"
+    assert list((folders / "cache" / "checkpoints").iterdir()) == []
+
+
+def test_evaluations_of_other_weights_are_not_taken_over(folders, monkeypatch):
+    """Someone deletes a checkpoint, and a second machine trains to slightly other weights."""
+    with pytest.raises(Interrupted):
+        run(tiny(), check_stop=StopAfter(STEPS + 2 * BATCHES // 3))
+    (folders / "cache" / "checkpoints" / f"{tiny().key}.safetensors").unlink()
+    genuine = experiments.train
+
+    def elsewhere(model, *args, **kwargs):
+        progress = genuine(model, *args, **kwargs)
+        with torch.no_grad():
+            model[-1].bias.copy_(torch.tensor([1e6] + [0.0] * 9))
+        return progress
+
+    monkeypatch.setattr(experiments, "train", elsewhere)
+    record = run(tiny())
+    zeros = int((data.load("digits").y_test[:24] == 0).sum())
+    counts = {name: c["correct"] for name, c in record.metrics.items()}
+    assert counts == dict.fromkeys(tiny().attacks, zeros), "these weights always say 0"
+
+
+def test_the_cost_of_a_stopped_run_counts_all_its_parts(monkeypatch):
+    clock, genuine = [0.0], grids.correct
+
+    def evaluation(*args, **kwargs):
+        clock[0] += 100
+        return genuine(*args, **kwargs)
+
+    def step(_progress, _images):
+        clock[0] += 1
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(grids, "correct", evaluation)
+    for checks in 2, STEPS - 2 + 2 * BATCHES // 3:
+        with pytest.raises(Interrupted):
+            run(tiny(), check_stop=StopAfter(checks), report=step)
+        clock[0] += 10_000
+    assert run(tiny(), report=step).wall_s >= STEPS - 1 + 100 * 3
+    assert clock[0] < 30_000
 
 
 def test_a_locked_run_is_busy_and_free_again_afterwards(folders, trainings):

@@ -234,6 +234,16 @@ def test_training_ends_in_training_mode_with_all_weights_trainable():
     assert model.training and all(p.requires_grad for p in model.parameters())
 
 
+@pytest.mark.parametrize("autocast", [True, False])
+def test_autocast_computes_in_bfloat16_and_keeps_its_weights_in_float32(autocast):
+    model, dtypes = network(), []
+    model[4].register_forward_hook(lambda _m, _x, out: dtypes.append(out.dtype))
+    train(model, *small_data(), plain(epochs=1, autocast=autocast, attack=ATTACK), 0)
+    assert set(dtypes) == {torch.bfloat16 if autocast else torch.float32}
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert model[4].weight.is_contiguous(memory_format=torch.channels_last) == autocast
+
+
 def test_thresholds_are_in_the_curves_and_stay_in_order():
     s = plain(epochs=6, lr=0.5, attack=ATTACK)
     model = network()
