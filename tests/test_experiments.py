@@ -4,6 +4,7 @@ import functools
 import hashlib
 import itertools
 import json
+import os
 import time
 from collections import Counter
 from dataclasses import fields, replace
@@ -17,6 +18,7 @@ import torch
 from reproduce import data, experiments, grids, results, storage
 from reproduce.attacks import FGSM, PGD
 from reproduce.dither import floyd_steinberg
+from reproduce.evaluation import correct
 from reproduce.experiments import Busy, run, trained
 from reproduce.grids import (
     KINDS,
@@ -768,3 +770,20 @@ def test_weights_without_a_record_and_a_record_without_weights_are_told():
     experiments.weights_file(tiny()).unlink()
     with pytest.raises(FileNotFoundError, match=tiny().key):
         trained(tiny())
+
+
+@pytest.mark.skipif(
+    "REPRODUCE_DATA" not in os.environ,
+    reason="REPRODUCE_DATA is not set: the real MNIST/CIFAR-10 are not at hand",
+)
+def test_the_kept_weights_are_as_accurate_as_their_records_say(monkeypatch):
+    monkeypatch.delenv("REPRODUCE_RESULTS")
+    mnist = data.load("mnist")
+    weights = results.root() / "weights"
+    kept = [e for e in grid("dqa", "laptop", 0) if (weights / f"{e.key}.safetensors").exists()]
+    assert kept
+    for e in kept:
+        record = experiments.load(e)
+        hits = correct(trained(e), mnist.x_test, mnist.y_test, batch_size=e.eval_batch)
+        # Another processor adds in another order, and an image on the edge may fall over it.
+        assert abs(int(hits.sum()) - record.metrics["clean"]["correct"]) <= 5, e.slug
