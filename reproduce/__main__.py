@@ -203,7 +203,8 @@ def _run_side_by_side(args: argparse.Namespace, jobs: int) -> int:
     ]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: [w.terminate() for w in workers])
-    return max(w.wait() for w in workers)
+    codes = [w.wait() for w in workers]
+    return int(any(codes))
 
 
 def main(argv: list[str] | None = None) -> int:

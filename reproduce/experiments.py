@@ -87,7 +87,8 @@ def trained(experiment: Experiment) -> nn.Module:
     tensors, _ = storage.load_tensors(weights_file(experiment))
     if storage.tensors_sha256(tensors) != record.weights_sha256:
         raise ValueError(
-            f"{weights_file(experiment)} is not what the record names; delete it and run again"
+            f"{weights_file(experiment)} is not what the record names; "
+            "restore it, or move the record away and run again"
         )
     model = experiment.model()
     model.load_state_dict(tensors)
@@ -170,7 +171,7 @@ def _run(experiment: Experiment, check_stop, report) -> Record:
         target = storage.cache() / "weights" / f"{experiment.key}.safetensors"
         record.weights_sha256 = storage.save_tensors(target, weights, {"slug": experiment.slug})
         results.save(record)
-    except Interrupted:
+    except (Interrupted, OSError):  # a full disk is no property of the experiment
         raise
     except Exception as error:
         record.error = f"{type(error).__name__}: {error}"

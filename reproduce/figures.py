@@ -56,14 +56,18 @@ def summary(measured: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
 
     Args:    measured: results.load(...), at one scale. published: published.load("dqa_table1") or
              of the same columns (activation, bits, attack, value in percent).
-    Returns: activation, bits, attack, published, seeds, mean, low, high, each (all in percent; low
-             and high are the least and the greatest seed, each lists them), in the published
-             order. A cell that was not run has 0 seeds and NaN.
-    Raises:  ValueError: records of several scales.
+    Returns: activation, bits, attack, published, each (all in percent; each lists the seeds, in
+             their order), in the published order.
+    Raises:  ValueError: records of several scales, or two of one cell and seed.
     """
     if len(measured) and measured["scale"].nunique() > 1:
         scales = ", ".join(sorted(measured["scale"].unique()))
         raise ValueError(f"records of several scales ({scales}); never mix them in one table")
+    cell_and_seed = ["activation", "bits", "condition", "seed"]
+    if len(measured) and measured.duplicated(cell_and_seed).any():
+        raise ValueError("two records of one cell and seed; select one configuration, by its key")
+    if len(measured):
+        measured = measured.sort_values("seed")
     rows = []
     for cell in published.itertuples():
         bits = None if pd.isna(cell.bits) else int(cell.bits)
@@ -85,10 +89,6 @@ def summary(measured: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
                 "bits": bits,
                 "attack": cell.attack,
                 "published": cell.value,
-                "seeds": len(ours),
-                "mean": ours.mean(),
-                "low": ours.min(),
-                "high": ours.max(),
                 "each": ours.tolist(),
             }
         )
@@ -104,23 +104,25 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> s
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def side_by_side(table: pd.DataFrame) -> str:
-    """`summary` as a Markdown table: published and ours for each attack, below it the range."""
+def side_by_side(table: pd.DataFrame, chance: float = 10) -> str:
+    """`summary` as a Markdown table: published and each of our seeds, for each attack.
+
+    A seed whose clean accuracy is below twice `chance` (percent) collapsed in training: in italics.
+    """
     header = ["activation"]
     for name in ATTACKS.values():
         header += [f"{name}<br>published", f"{name}<br>ours"]
     rows = []
     models = table[["activation", "bits"]].drop_duplicates()
     for activation, bits in models.itertuples(index=False):
+        same_bits = table["bits"].isna() if pd.isna(bits) else table["bits"] == bits
+        cells = table[same_bits & (table["activation"] == activation)].set_index("attack")
+        collapsed = [clean < 2 * chance for clean in cells.loc["clean", "each"]]
         row = [model_name(activation, None if pd.isna(bits) else int(bits))]
         for attack in ATTACKS:
-            same_bits = table["bits"].isna() if pd.isna(bits) else table["bits"] == bits
-            chosen = same_bits & (table["activation"] == activation) & (table["attack"] == attack)
-            cell = table[chosen].iloc[0]
-            ours = "missing"
-            if cell["seeds"]:
-                ours = f"**{cell['mean']:.2f}**<br>{cell['low']:.2f}–{cell['high']:.2f}"
-            row += [f"{cell['published']:.2f}", ours]
+            seeds = zip(cells.loc[attack, "each"], collapsed, strict=True)
+            ours = [f"*{value:.2f}*" if lost else f"{value:.2f}" for value, lost in seeds]
+            row += [f"{cells.loc[attack, 'published']:.2f}", "<br>".join(ours) or "missing"]
         rows.append(row)
     return markdown_table(header, rows)
 
@@ -129,24 +131,22 @@ def side_by_side(table: pd.DataFrame) -> str:
 
 
 def published_and_measured(table: pd.DataFrame) -> Figure:
-    """`summary` as points: a diamond for the paper, a dot for each seed, a bar for their mean."""
+    """`summary` as points: a diamond for the paper, a dot for each of our seeds."""
     models = list(table[["activation", "bits"]].drop_duplicates().itertuples(index=False))
     names = [model_name(a, None if pd.isna(b) else int(b)) for a, b in models]
     figure, axes = plt.subplots(1, 3, figsize=(9.5, 3.6), sharey=True)
     for ax, (attack, title) in zip(axes, ATTACKS.items(), strict=True):
         part = table[table["attack"] == attack].reset_index(drop=True)
         y = np.arange(len(part))
-        ax.hlines(y, part["low"], part["high"], color="C0", lw=1)
         for row, values in enumerate(part["each"]):
-            seeds = ax.plot(values, [row] * len(values), "o", ms=4, color="C0", alpha=0.7)
+            seeds = ax.plot(values, [row] * len(values), "o-", lw=1, ms=5, color="C0", alpha=0.7)
         seeds[0].set_label("ours, each seed")
-        ax.plot(part["mean"], y, "|", ms=14, mew=2, color="C0", label="ours, mean")
         ax.plot(part["published"], y, "D", mfc="none", color="C3", label="published")
         ax.set(title=title, xlabel="accuracy (%)", yticks=y, yticklabels=names)
         ax.margins(x=0.1)
     axes[0].invert_yaxis()
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=3, frameon=False)
+    figure.legend(handles, labels, loc="lower center", ncols=2, frameon=False)
     figure.tight_layout(rect=(0, 0.07, 1, 1))
     return _closed(figure)
 

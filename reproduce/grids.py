@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from reproduce import data, models, results
 from reproduce.attacks import FGSM, PGD, perturb
 from reproduce.dither import floyd_steinberg
-from reproduce.evaluation import correct
+from reproduce.evaluation import batch_seed, correct
 from reproduce.quantizers import activation, linear_quantize
 from reproduce.training import Settings, derived_seed
 
@@ -156,18 +156,21 @@ class DQA(Experiment):
         }
 
     def arrays(self, model, dataset):
-        """The first test images under each attack, as grey levels, and what the model says."""
-        x, y = dataset.x_test[:EXAMPLES], dataset.y_test[:EXAMPLES]
+        """The first images of the first test batch, as attacked there, and what the model says."""
+        first = slice(min(self.eval_batch, self.test_images or self.eval_batch))
+        x, y = dataset.x_test[first], dataset.y_test[first]
         device = next(model.parameters()).device
         model.eval()
-        arrays = {"labels": y.numpy()}
+        arrays = {"labels": y[:EXAMPLES].numpy()}
         for name, attack in self.attacks.items():
             images = data.to_float(x.to(device))
             if attack is not None:
-                images = perturb(model, attack, images, y.to(device), self.seed)
+                seed = batch_seed(self.seed, 0)
+                images = perturb(model, attack, images, y.to(device), seed)
             with torch.no_grad():
-                arrays[f"prediction/{name}"] = model(images).argmax(1).cpu().numpy()
-            arrays[f"image/{name}"] = (images * 255).round().byte().cpu().numpy()
+                prediction = model(images).argmax(1)[:EXAMPLES]
+            arrays[f"prediction/{name}"] = prediction.cpu().numpy()
+            arrays[f"image/{name}"] = (images[:EXAMPLES] * 255).round().byte().cpu().numpy()
         return arrays
 
 

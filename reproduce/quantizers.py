@@ -218,7 +218,8 @@ class DynamicQuantizer(_Quantizer):
         -1, t_1, ..., t_(m/2-1), t_(m/2+1), ..., t_(m-1), +1
 
     and a step at each threshold: f(x) = 1/2 sum_j (level_j - level_(j-1)) sgn(x - t_j). For one
-    bit it is sgn(x - t_1); for two bits it is Eq. 9. The thresholds get a gradient twice: exactly,
+    bit it is sgn(x - t_1); for two bits it is Eq. 9. An input exactly at a threshold gets the mean
+    of the levels on either side, since sgn(0) = 0. The thresholds get a gradient twice: exactly,
     as levels, and through the surrogate of each sign.
 
     Args:    bits: 1..3. backward, temperature: see the module. source: "x", Eq. 8 on its input,
