@@ -689,7 +689,7 @@ def test_a_record_that_could_not_be_written_leaves_readable_results(monkeypatch)
         run(tiny())
     assert calls
     assert results.records() == []
-    assert ["No space left" in r.error for r in results.failures()] == [True]
+    assert results.failures() == [], "a full disk is no property of the experiment"
     assert run(tiny()).metrics.keys() == tiny().attacks.keys()
 
 

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 import os
 import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,6 +60,10 @@ def weights_equal(a: nn.Module, b: nn.Module) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
 
 
+def sha256(x: torch.Tensor) -> str:
+    return storage.tensors_sha256({"x": x})
+
+
 class StopAt:
     """A check_stop that raises at the given calls, counted from 0 over the object's life."""
 
@@ -84,8 +88,8 @@ def test_a_constant_rate_is_constant():
 
 
 def test_one_cycle_rises_over_a_fifth_of_the_steps_and_falls_to_zero():
-    s = plain(epochs=2, lr=8.0, schedule="one_cycle")
-    assert rates(s, 5) == pytest.approx([4, 8, 8, 7, 6, 5, 4, 3, 2, 1])
+    s = plain(epochs=2, lr=16.0, schedule="one_cycle")
+    assert rates(s, 10) == pytest.approx([4, 8, 12, 16, *range(16, 0, -1)])
     assert rates(plain(epochs=1, lr=3.0, schedule="one_cycle"), 1) == [3]
     assert rates(plain(epochs=1, lr=3.0, schedule="one_cycle"), 4) == pytest.approx([3, 3, 2, 1])
 
@@ -204,18 +208,23 @@ def test_prepare_gets_the_grey_levels_and_its_result_is_trained_on():
     assert weights_equal(model, expected)
 
 
-def test_augmentation_differs_from_step_to_step_and_from_none():
-    images, labels = small_data(8)
-    seen = []
+def what_the_network_sees(s: Settings, seed: int) -> list[torch.Tensor]:
+    """Its input at each step of training on one image, eight times; the weights stay put."""
+    image, label = (t[:1] for t in small_data())
+    model, seen = linear(), []
+    model.register_forward_pre_hook(lambda m, x: seen.append(x[0].detach()) if m.training else None)
+    train(model, image.repeat(8, 1, 1, 1), label.repeat(8), replace(s, lr=0.0), seed)
+    return seen
 
-    def prepare(x):
-        seen.append(x)
-        return data.to_float(x)
 
-    train(linear(), images, labels, plain(augment=True), 0, prepare=prepare)
-    unordered = [x[data.epoch_order(8, 0, e).argsort()] for e, x in enumerate(seen)]
-    for a, b in itertools.combinations([images, *unordered], 2):
-        assert not torch.equal(a, b)
+@pytest.mark.parametrize("change", [{"augment": True}, {"attack": PGD(16, 0, 1)}], ids=str)
+def test_augmentation_and_random_starts_differ_with_the_image_the_step_and_the_seed(change):
+    assert len({sha256(x) for x in what_the_network_sees(plain(), 0)}) == 1
+    batches = what_the_network_sees(plain(**change), 0) + what_the_network_sees(plain(**change), 1)
+    assert len({sha256(x) for x in batches}) == 6
+    assert all(len({sha256(image) for image in x}) > 4 for x in batches)
+    again = what_the_network_sees(plain(**change), 0)
+    assert all(torch.equal(a, b) for a, b in zip(again, batches[:3], strict=True))
 
 
 def test_report_follows_each_step_with_the_images_just_done():
@@ -383,7 +392,23 @@ def test_stopping_saves_and_a_finished_run_resumes_to_itself(tmp_path):
     )
     assert steps == [] and weights_equal(again, model)
     assert resumed.curves == progress.curves
-    assert resumed.seconds >= progress.seconds > 0
+    assert resumed.seconds == progress.seconds > 0
+
+
+def test_the_seconds_are_those_at_work(tmp_path, monkeypatch):
+    clock = [0.0]
+
+    def report(_progress, _images):
+        clock[0] += 1
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    options = {"checkpoint": tmp_path / "c", "check_stop": StopAt(4), "report": report}
+    with pytest.raises(Interrupted):
+        train(linear(), *small_data(), plain(), 0, **options)
+    clock[0] += 1000
+    progress = train(linear(), *small_data(), plain(), 0, **options)
+    # The last step is saved before it is reported.
+    assert progress.seconds == STEPS - 1
 
 
 def test_an_epoch_s_end_is_saved_without_being_asked(tmp_path):
