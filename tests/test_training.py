@@ -302,7 +302,7 @@ def test_dropout_follows_the_seed_too():
 
 
 def test_derived_seeds_differ_with_every_part_and_fit_a_generator():
-    parts = [(0, 1, "attack"), (1, 0, "attack"), (0, 1, "augment"), (1, "attack"), (0, 11, "a")]
+    parts = [(0, 1, "attack"), (1, 0, "attack"), (0, 1, "augment"), (1, 11), (11, 1), (111,)]
     seeds = [derived_seed(*p) for p in parts]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= s < 2**63 for s in seeds)
