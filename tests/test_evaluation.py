@@ -14,7 +14,7 @@ from torch import nn
 from reproduce import data, models
 from reproduce.attacks import FGSM, PGD, perturb
 from reproduce.dither import floyd_steinberg
-from reproduce.evaluation import correct, wilson
+from reproduce.evaluation import batch_seed, collapsed, correct, warning_signs, wilson
 from reproduce.quantizers import filter_radius, linear_quantize
 from reproduce.training import Interrupted, Settings, train
 
@@ -265,3 +265,37 @@ def test_impossible_counts_and_confidences_are_refused_in_one_line(counts, names
     with pytest.raises(ValueError, match=names) as caught:
         wilson(*counts)
     assert "\n" not in str(caught.value)
+
+
+# --- Warning signs --------------------------------------------------------------------------------
+
+
+def counts(clean: int, fgsm: int, pgd: int) -> dict[str, dict[str, int]]:
+    shares = {"clean": clean, "fgsm": fgsm, "pgd": pgd}
+    return {name: {"correct": n, "total": 10_000} for name, n in shares.items()}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "signs"),
+    [
+        (counts(9800, 9300, 9000), []),
+        (counts(9800, 9300, 9310), []),  # within chance
+        (counts(9800, 9300, 9500), ["pgd weaker than fgsm"]),
+        (counts(5000, 4000, 6000), ["pgd above clean", "pgd weaker than fgsm"]),
+        (counts(5000, 7000, 4000), ["fgsm above clean"]),
+    ],
+)
+def test_a_sign_is_reported_where_the_intervals_lie_apart(metrics, signs):
+    assert warning_signs(metrics) == signs
+
+
+@pytest.mark.parametrize(
+    ("clean", "lost"), [(1135, True), (1900, True), (1990, False), (9000, False)]
+)
+def test_a_network_near_chance_has_collapsed(clean, lost):
+    assert collapsed(counts(clean, 0, 0)) is lost
+
+
+def test_every_batch_of_every_seed_has_its_own_attack_seed():
+    seeds = {batch_seed(seed, number) for seed in range(5) for number in range(1000)}
+    assert len(seeds) == 5000

@@ -1,0 +1,82 @@
+"""Tables say what the records say; figures can be drawn, and are shown once."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from reproduce import figures, published
+
+
+def measured(*rows: tuple) -> pd.DataFrame:
+    columns = ["activation", "bits", "seed", "condition", "accuracy"]
+    return pd.DataFrame(rows, columns=columns).assign(scale="laptop")
+
+
+ROWS = [
+    (activation, bits, seed, condition, share + seed / 100)
+    for activation, bits, share in (("relu", None, 0.9), ("fixed", 1, 0.1))
+    for seed in (1, 0)
+    for condition in ("clean", "pgd", "fgsm")
+]
+TABLE1 = published.load("dqa_table1")
+
+
+def test_a_summary_lists_each_seed_in_order_beside_the_published_value():
+    table = figures.summary(measured(*ROWS), TABLE1)
+    cell = table.query("activation == 'relu' and attack == 'pgd'").iloc[0]
+    assert cell["published"] == 94.04 and cell["each"] == pytest.approx([90, 91])
+    assert table.query("activation == 'dynamic'")["each"].map(len).eq(0).all()
+    assert len(table) == len(TABLE1)
+
+
+def test_a_summary_of_nothing_has_no_seeds():
+    assert figures.summary(measured(), TABLE1)["each"].map(len).eq(0).all()
+
+
+def test_scales_are_never_mixed():
+    both = pd.concat([measured(*ROWS), measured(*ROWS).assign(scale="paper", seed=7)])
+    with pytest.raises(ValueError, match="laptop, paper"):
+        figures.summary(both, TABLE1)
+
+
+def test_two_records_of_one_cell_and_seed_are_refused():
+    with pytest.raises(ValueError, match="one cell and seed"):
+        figures.summary(measured(*ROWS, ROWS[0]), TABLE1)
+
+
+def test_the_table_shows_missing_cells_as_missing_and_collapsed_seeds_in_italics():
+    lines = figures.side_by_side(figures.summary(measured(*ROWS), TABLE1)).splitlines()
+    assert len(lines) == 2 + 7
+    assert lines[2].startswith("| ReLU | 99.24 | 90.00<br>91.00 | 94.04 |")
+    assert "*10.00*<br>*11.00*" in lines[3] and lines[3].startswith("| fixed, 1 bit ")
+    assert lines[-1].count("missing") == 3
+
+
+def test_columns_of_numbers_are_aligned_right_and_others_left():
+    text = figures.markdown_table(["a", "b", "c"], [["x", 1, "1.5"], ["2y", -2, "missing"]])
+    assert text.splitlines() == [
+        "| a | b | c |",
+        "| --- | ---: | ---: |",
+        "| x | 1 | 1.5 |",
+        "| 2y | -2 | missing |",
+    ]
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: figures.published_and_measured(figures.summary(measured(*ROWS), TABLE1)),
+        lambda: figures.staircases(3),
+        lambda: figures.image_grid(
+            {"grey": np.zeros((2, 1, 4, 4), np.uint8), "rgb": np.zeros((2, 3, 4, 4), np.uint8)},
+            {"grey": [1, 2], "rgb": "ab"},
+        ),
+    ],
+)
+def test_a_figure_is_returned_and_no_longer_pyplots(draw):
+    figure = draw()
+    assert isinstance(figure, Figure) and plt.get_fignums() == []
