@@ -354,6 +354,7 @@ def test_more_images_epochs_and_attack_steps_are_more_work():
         replace(base, train_images=96),
         replace(base, test_images=48),
         replace(base, training=replace(base.training, epochs=3)),
+        replace(base, training=replace(base.training, clean_epochs=0)),
         replace(base, training=replace(base.training, attack=PGD(76.5, 38.0, 4))),
         replace(base, attacks=base.attacks | {"pgd": PGD(76.5, 38.0, 4)}),
     ]
@@ -426,6 +427,24 @@ def test_the_counts_are_those_of_the_trained_network_on_the_first_test_images():
         bits = np.unpackbits(record.arrays[f"correct/{name}"], count=24)
         assert bits.sum() == counts["correct"]
     assert np.unpackbits(record.arrays["correct/clean"], count=24).tolist() == hits.tolist()
+
+
+def test_what_is_evaluated_is_what_is_stored_bit_for_bit(monkeypatch):
+    """Whatever memory layout training used."""
+    outputs, x = [], torch.rand(10, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+
+    def correct(model, images, labels, attack=None, **options):
+        with torch.no_grad():
+            outputs.append(model.eval()(x))
+        assert all(t.is_contiguous() for t in model.state_dict().values())
+        return torch.ones(len(images), dtype=torch.bool)
+
+    monkeypatch.setattr(grids, "correct", correct)
+    experiment = replace(
+        tiny("relu", None), training=replace(tiny().training, autocast=True, attack=None)
+    )
+    run(experiment)
+    assert all(torch.equal(out, trained(experiment)(x)) for out in outputs)
 
 
 def test_the_examples_are_the_first_test_images_and_stay_in_the_ball():
@@ -637,6 +656,25 @@ def test_a_locked_run_is_busy_and_free_again_afterwards(folders, trainings):
     assert run(tiny()).metrics
 
 
+def test_a_stored_record_is_read_even_while_another_process_holds_the_lock(folders):
+    record = run(tiny())
+    with filelock.FileLock(folders / "cache" / "locks" / f"{tiny().key}.lock"):
+        assert run(tiny()).created == record.created
+
+
+def test_a_record_that_another_process_stores_meanwhile_is_returned(monkeypatch, trainings):
+    record = run(tiny())
+    genuine, looks = experiments.load, []
+
+    def not_yet(experiment):
+        looks.append(experiment)
+        return None if len(looks) == 1 else genuine(experiment)
+
+    monkeypatch.setattr(experiments, "load", not_yet)
+    assert run(tiny()).created == record.created
+    assert len(trainings) == 1
+
+
 # --- Failures -------------------------------------------------------------------------------------
 
 
@@ -690,6 +728,23 @@ def test_a_record_that_could_not_be_written_leaves_readable_results(monkeypatch)
     assert calls
     assert results.records() == []
     assert results.failures() == [], "a full disk is no property of the experiment"
+    assert run(tiny()).metrics.keys() == tiny().attacks.keys()
+
+
+def test_a_record_that_fails_after_its_arrays_leaves_readable_results(monkeypatch):
+    genuine, calls = results.write_bytes, []
+
+    def broken_once(path, content):
+        if path.suffix == ".json" and not calls:
+            calls.append(path)
+            raise ArithmeticError("it broke")
+        genuine(path, content)
+
+    monkeypatch.setattr(results, "write_bytes", broken_once)
+    with pytest.raises(ArithmeticError, match="it broke"):
+        run(tiny())
+    assert results.records() == []
+    assert [r.error for r in results.failures()] == ["ArithmeticError: it broke"]
     assert run(tiny()).metrics.keys() == tiny().attacks.keys()
 
 

@@ -116,7 +116,8 @@ def test_the_key_is_the_sha256_of_the_configuration_whatever_the_order():
     assert record().key == results.key(record().experiment)
 
 
-def test_results_stand_beside_the_package_unless_the_environment_says_otherwise(monkeypatch):
+def test_results_stand_beside_the_package_unless_the_environment_says_otherwise(monkeypatch, root):
+    assert results.root() == root
     monkeypatch.delenv("REPRODUCE_RESULTS")
     assert results.root() == Path(results.__file__).parents[1] / "results"
 

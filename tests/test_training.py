@@ -208,23 +208,36 @@ def test_prepare_gets_the_grey_levels_and_its_result_is_trained_on():
     assert weights_equal(model, expected)
 
 
-def what_the_network_sees(s: Settings, seed: int) -> list[torch.Tensor]:
-    """Its input at each step of training on one image, eight times; the weights stay put."""
+def what_the_network_sees(s: Settings, seed: int, dropout: float, noise: int) -> list[torch.Tensor]:
+    """What passes its dropout when it trains on one image, eight times; the weights stay put."""
     image, label = (t[:1] for t in small_data())
-    model, seen = linear(), []
-    model.register_forward_pre_hook(lambda m, x: seen.append(x[0].detach()) if m.training else None)
+    dropout, seen = nn.Dropout(dropout), []
+    dropout.register_forward_hook(lambda m, _, out: seen.append(out) if m.training else None)
+    model = nn.Sequential(dropout, linear())
+    torch.manual_seed(noise)
     train(model, image.repeat(8, 1, 1, 1), label.repeat(8), replace(s, lr=0.0), seed)
     return seen
 
 
-@pytest.mark.parametrize("change", [{"augment": True}, {"attack": PGD(16, 0, 1)}], ids=str)
-def test_augmentation_and_random_starts_differ_with_the_image_the_step_and_the_seed(change):
-    assert len({sha256(x) for x in what_the_network_sees(plain(), 0)}) == 1
-    batches = what_the_network_sees(plain(**change), 0) + what_the_network_sees(plain(**change), 1)
-    assert len({sha256(x) for x in batches}) == 6
-    assert all(len({sha256(image) for image in x}) > 4 for x in batches)
-    again = what_the_network_sees(plain(**change), 0)
-    assert all(torch.equal(a, b) for a, b in zip(again, batches[:3], strict=True))
+CHANCE = {
+    "augmentation": {"augment": True},
+    "random start": {"attack": PGD(16, 0, 1)},
+    "dropout": {"dropout": 0.5},
+}
+
+
+@pytest.mark.parametrize("chance", CHANCE)
+def test_chance_differs_with_the_image_the_step_and_the_seed_and_with_nothing_else(chance):
+    def batches(seed, noise, dropout=0.0, **change):
+        return what_the_network_sees(plain(**change), seed, dropout, noise)
+
+    assert len({sha256(x) for x in batches(0, 1)}) == 1
+    first = batches(0, 1, **CHANCE[chance])
+    every = first + batches(1, 1, **CHANCE[chance])
+    assert len({sha256(x) for x in every}) == 6
+    assert all(len({sha256(image) for image in x}) > 4 for x in every)
+    again = batches(0, 2, **CHANCE[chance])
+    assert all(torch.equal(a, b) for a, b in zip(again, first, strict=True))
 
 
 def test_report_follows_each_step_with_the_images_just_done():
@@ -289,16 +302,6 @@ def test_training_leaves_the_global_generator_alone():
     state = torch.get_rng_state()
     train(model, *small_data(), EVERYTHING, 0)
     assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_dropout_follows_the_seed_too():
-    trained = []
-    for noise in (1, 2):
-        model = nn.Sequential(nn.Dropout(0.5), linear())
-        torch.manual_seed(noise)
-        trained.append(model)
-        train(model, *small_data(), plain(), 0)
-    assert weights_equal(*trained)
 
 
 def test_derived_seeds_differ_with_every_part_and_fit_a_generator():
