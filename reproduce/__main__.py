@@ -80,7 +80,7 @@ def chosen(args: argparse.Namespace) -> list[Experiment]:
 
 
 def _line(*columns: str) -> None:
-    print("  ".join(f"{c:<{w}}" for c, w in zip(columns, (26, 38, 10, 0), strict=False)).rstrip())
+    print("  ".join(f"{c:<{w}}" for c, w in zip(columns, (30, 38, 10, 0), strict=False)).rstrip())
 
 
 def show(args: argparse.Namespace) -> None:

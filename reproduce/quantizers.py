@@ -75,6 +75,8 @@ def filter_radius(bits: int, rounding: Rounding = "floor") -> int:
     mapped back to itself. Level k is at g = 255 k / (2**bits - 1) grey levels and its bin runs
     from k 2^(8-bits) up to but not including (k+1) 2^(8-bits) for "floor", and half a spacing to
     either side for "nearest", where a tie is not certain. The two end levels have one neighbour.
+    A level that was first rounded to a whole grey value, as in a dithered 8-bit image, is up to one
+    off: at 3 and at 5 to 7 bits, "nearest" then holds for one grey level less.
 
     Args:    bits: 1..8. rounding: "floor" or "nearest".
     Returns: grey levels (1/255): 127, 21, 4, 1, 0 ... for "floor"; 127, 42, 18, 8, 4 ... "nearest".
