@@ -106,8 +106,8 @@ def run(
     Args:    check_stop: called often; may raise Interrupted, after which a later call resumes.
              report: called after each training step with the progress and the images just done.
     Returns: the Record, which is on disk.
-    Raises:  Busy: another process runs it. Interrupted. Whatever made the run fail, after a record
-             marked failed was stored.
+    Raises:  Busy: another process runs it. Interrupted. OSError: no data, or no room to write.
+             Whatever else made the run fail, after a record marked failed was stored.
     """
     record = load(experiment)
     if record is not None:

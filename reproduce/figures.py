@@ -16,7 +16,6 @@ from matplotlib.ticker import PercentFormatter
 from reproduce.quantizers import DynamicQuantizer, FixedQuantizer
 from reproduce.results import Record
 
-ACTIVATIONS = {"relu": "ReLU (full precision)", "fixed": "fixed", "dynamic": "dynamic"}
 ATTACKS = {"clean": "clean", "pgd": "PGD", "fgsm": "FGSM"}
 
 

@@ -3,7 +3,12 @@
 import os
 
 import matplotlib
+import pytest
+import torch
 from hypothesis import settings
+
+from reproduce import data, models
+from reproduce.training import Settings, train
 
 matplotlib.use("agg")
 # foolbox imports GitPython, which wants a git program at once.
@@ -11,3 +16,13 @@ os.environ["GIT_PYTHON_REFRESH"] = "quiet"
 
 settings.register_profile("reproducible", deadline=None, derandomize=True)
 settings.load_profile("reproducible")
+
+
+@pytest.fixture(scope="session")
+def lenet_on_digits():
+    """A LeNet trained for seconds on the digits, in eval mode, and the digits."""
+    dataset = data.load("digits")
+    torch.manual_seed(0)
+    model = models.lenet()
+    train(model, dataset.x_train, dataset.y_train, Settings(epochs=6, lr=2e-3), 0)
+    return model.eval(), dataset

@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from reproduce import data, models
 from reproduce.attacks import FGSM, PGD, perturb, surrogate
 from reproduce.quantizers import DynamicQuantizer, FixedQuantizer, activation
-from reproduce.training import Settings, train
 
 ATTACKS = {"fgsm": FGSM(20), "pgd": PGD(20, 5, 4)}
 any_attack = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
@@ -35,13 +34,10 @@ def batch(n: int = 6, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return x, torch.randint(0, 3, (n,), generator=generator)
 
 
-@pytest.fixture(scope="module")
-def digits_lenet():
-    dataset = data.load("digits")
-    torch.manual_seed(0)
-    model = models.lenet()
-    train(model, dataset.x_train, dataset.y_train, Settings(epochs=6, lr=2e-3), 0)
-    return model.eval(), data.to_float(dataset.x_test), dataset.y_test
+@pytest.fixture
+def digits_lenet(lenet_on_digits):
+    model, dataset = lenet_on_digits
+    return model, data.to_float(dataset.x_test), dataset.y_test
 
 
 # --- What an attack may do ------------------------------------------------------------------------

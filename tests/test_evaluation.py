@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from torch import nn
 
-from reproduce import data, models
+from reproduce import data
 from reproduce.attacks import FGSM, PGD, perturb
 from reproduce.dither import floyd_steinberg
 from reproduce.evaluation import batch_seed, collapsed, correct, warning_signs, wilson
 from reproduce.quantizers import filter_radius, linear_quantize
-from reproduce.training import Interrupted, Settings, train
+from reproduce.training import Interrupted
 
 
 class LastDigit(nn.Module):
@@ -43,13 +43,10 @@ def grey_images(n: int = 100) -> tuple[torch.Tensor, torch.Tensor]:
     return images, labels
 
 
-@pytest.fixture(scope="module")
-def digits_lenet():
-    dataset = data.load("digits")
-    torch.manual_seed(0)
-    model = models.lenet()
-    train(model, dataset.x_train, dataset.y_train, Settings(epochs=6, lr=2e-3), 0)
-    return model.eval(), dataset.x_test[:200], dataset.y_test[:200]
+@pytest.fixture
+def digits_lenet(lenet_on_digits):
+    model, dataset = lenet_on_digits
+    return model, dataset.x_test[:200], dataset.y_test[:200]
 
 
 # --- What is counted ------------------------------------------------------------------------------
