@@ -283,17 +283,19 @@ class DoubleQuantization(Experiment):
     def evaluations(self, model, dataset, check_stop):
         x, y = dataset.x_test[: self.test_images], dataset.y_test[: self.test_images]
         options = {"batch_size": self.eval_batch, "seed": self.seed, "check_stop": check_stop}
-        jobs = {}
-        for bits, dithered in KINDS:
-            name = kind_name(bits, dithered)
-            kind = (quantised(x, bits, dithered) * 255).round().byte()
-            few = slice(self.attacked_images)
-            defended = functools.partial(
-                correct, model, defence=functools.partial(linear_quantize, bits=bits), **options
-            )
-            jobs[f"clean/{name}"] = functools.partial(defended, kind, y)
-            jobs[f"pgd/{name}"] = functools.partial(defended, kind[few], y[few], self.attack)
-        return jobs
+        fast = models.folded(model).to(memory_format=torch.channels_last)
+
+        def job(bits: int, dithered: bool, attack: PGD | None) -> Tensor:
+            few = slice(self.attacked_images if attack else None)
+            kind = (quantised(x[few], bits, dithered) * 255).round().byte()
+            defence = functools.partial(linear_quantize, bits=bits)
+            return correct(fast, kind, y[few], attack, defence=defence, **options)
+
+        return {
+            f"{condition}/{kind_name(*kind)}": functools.partial(job, *kind, attack)
+            for kind in KINDS
+            for condition, attack in (("clean", None), ("pgd", self.attack))
+        }
 
 
 KINDS = (*((b, d) for b in range(1, 8) for d in (False, True)), (8, False))

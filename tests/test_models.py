@@ -362,3 +362,21 @@ def test_a_gradient_reaches_every_parameter_and_a_small_step_against_it_lowers_t
                 parameter -= step * parameter.grad
         after.append(loss().item())
     assert min(after) < before.item(), after
+
+
+@pytest.mark.parametrize("build", [models.resnet20, models.vgg16])
+def test_folding_the_batch_normalisation_leaves_the_function_alone(build):
+    model = build()
+    images = torch.rand(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for m in model.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            nn.init.normal_(m.weight, 1, 0.3)
+            nn.init.normal_(m.bias, 0, 0.3)
+            m.momentum = 1.0
+    with torch.no_grad():
+        model.train()(images)
+        expected = model.eval()(images)
+        folded = models.folded(model)
+        assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
+        torch.testing.assert_close(folded(images), expected, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(model(images), expected, rtol=0, atol=0)
