@@ -14,10 +14,11 @@ from statistics import median
 import torch
 from tqdm import tqdm
 
-from reproduce import data, experiments, grids, results
+from reproduce import data, experiments, grids, results, trials
 from reproduce.experiments import Busy
 from reproduce.grids import Experiment
 from reproduce.training import Interrupted
+from reproduce.trials import Trial
 
 
 def seconds(text: str) -> float:
@@ -59,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--cell", help="only this model, such as dynamic-2bit or 1bit-dithered"
         )
+        command.add_argument("--name", help="only this folder of results/, such as dqa-mnist-trial")
     command.add_argument(
         "--time-budget", type=seconds, metavar="9m", help="stop cleanly after this"
     )
@@ -66,17 +68,30 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def chosen(args: argparse.Namespace) -> list[Experiment]:
-    """The experiments that the filters leave. Raises ValueError where that is none."""
-    every = list(grids.grid(args.paper, args.scale, args.seed))
-    found = [e for e in every if args.dataset in (None, e.dataset) and args.cell in (None, e.cell)]
+FILTERS = ("dataset", "cell", "name")
+
+
+def _every(*filters) -> list[Experiment | Trial]:
+    return [*grids.grid(*filters), *trials.grid(*filters)]
+
+
+def chosen(args: argparse.Namespace) -> list[Experiment | Trial]:
+    """The experiments and trials that the filters leave. Raises ValueError where that is none."""
+    every = _every(args.paper, args.scale, args.seed)
+    found = [e for e in every if all(getattr(args, f) in (None, getattr(e, f)) for f in FILTERS)]
     if not found:
-        cells = sorted({e.cell for e in every})
+        asked = ", ".join(f"{f}={getattr(args, f)}" for f in ("paper", "scale", *FILTERS))
+        cells, names = ({getattr(e, f) for e in every} for f in ("cell", "name"))
         raise ValueError(
-            f"no experiment has paper={args.paper}, scale={args.scale}, dataset={args.dataset}, "
-            f"cell={args.cell}; the cells are {', '.join(cells)}"
+            f"no experiment has {asked}; the cells are {', '.join(sorted(cells))}; "
+            f"the names are {', '.join(sorted(names))}"
         )
     return found
+
+
+def _work(experiment: Experiment | Trial) -> float:
+    own = trials if isinstance(experiment, Trial) else grids
+    return own.work(experiment)
 
 
 def _line(*columns: str) -> None:
@@ -92,10 +107,10 @@ def _speeds() -> dict[tuple[str, str], float]:
     """Multiply-adds a second by (experiment, scale), the median of the records at hand."""
     rates: dict[tuple[str, str], list[float]] = {}
     stored = {(r.name, r.slug, r.key): r for r in results.records()}
-    for e in grids.grid():
+    for e in _every():
         record = stored.get((e.name, e.slug, e.key))
         if record is not None:
-            rates.setdefault((e.name, e.scale), []).append(grids.work(e) / record.wall_s)
+            rates.setdefault((e.name, e.scale), []).append(_work(e) / record.wall_s)
     return {group: median(values) for group, values in rates.items()}
 
 
@@ -114,7 +129,7 @@ def status(args: argparse.Namespace) -> None:
         if missing:
             left = "unknown: nothing of it was run yet"
             if group in speeds:
-                left = _duration(sum(map(grids.work, missing)) / speeds[group])
+                left = _duration(sum(map(_work, missing)) / speeds[group])
         _line(*group, "", f"{counts:<29}{left}")
 
 
@@ -139,15 +154,16 @@ class _Stop:
             raise Interrupted
 
 
-def _run_one(experiment: Experiment, stop: _Stop) -> str:
+def _run_one(experiment: Experiment | Trial, stop: _Stop) -> str:
     """Run one experiment with a progress bar; returns what to say of it."""
-    n = experiment.train_images or len(data.load(experiment.dataset).x_train)
-    total = n * experiment.training.epochs
+    trained = experiment.base if isinstance(experiment, Trial) else experiment
+    n = trained.train_images or len(data.load(trained.dataset).x_train)
+    total = n * trained.training.epochs
     with tqdm(total=total, unit="img", desc=experiment.slug, mininterval=1, leave=False) as bar:
 
         def report(progress, images: int) -> None:
             if not bar.n:
-                done_before = (progress.step - 1) * experiment.training.batch_size
+                done_before = (progress.step - 1) * trained.training.batch_size
                 bar.initial = bar.n = min(total, done_before)
             bar.update(images)
             sums = progress.sums
@@ -158,12 +174,12 @@ def _run_one(experiment: Experiment, stop: _Stop) -> str:
 
         record = experiments.run(experiment, check_stop=stop, report=report)
     shares = (f"{n} {c['correct'] / c['total']:.2%}" for n, c in list(record.metrics.items())[:3])
-    return f"{experiment.slug}: {', '.join(shares)}, {_duration(record.wall_s)}"
+    return f"{experiment.name} {experiment.slug}: {', '.join(shares)}, {_duration(record.wall_s)}"
 
 
 def run(args: argparse.Namespace) -> int:
     missing = [e for e in chosen(args) if experiments.load(e) is None]
-    missing.sort(key=grids.work)
+    missing.sort(key=lambda e: (isinstance(e, Trial), _work(e)))
     if args.jobs > 1 and len(missing) > 1:
         return _run_side_by_side(args, min(args.jobs, len(missing)))
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or experiments.default_threads(1)))
@@ -190,7 +206,7 @@ def run(args: argparse.Namespace) -> int:
 def _run_side_by_side(args: argparse.Namespace, jobs: int) -> int:
     """The same command in several processes: locks keep them on different experiments."""
     command = [sys.executable, "-m", "reproduce", "run"]
-    for name in ("paper", "scale", "seed", "dataset", "cell"):
+    for name in ("paper", "scale", "seed", *FILTERS):
         value = getattr(args, name)
         command += [] if value is None else [f"--{name}", str(value)]
     if args.time_budget is not None:

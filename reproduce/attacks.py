@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torchattacks
@@ -110,9 +111,16 @@ class PGD:
         )
 
 
-def perturb(
-    model: nn.Module, attack: FGSM | PGD, images: Tensor, labels: Tensor, seed: int
-) -> Tensor:
+class Attack(Protocol):
+    """Settings of an attack, here or in reproduce.adaptive."""
+
+    eps_255: float
+
+    def attack(self, model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+        """From images (N, C, H, W) in [0, 1] and labels (N,) to adversarial examples."""
+
+
+def perturb(model: nn.Module, attack: Attack, images: Tensor, labels: Tensor, seed: int) -> Tensor:
     """Adversarial examples for `images`, with `model` in eval mode while they are made.
 
     Args:    images: (N, C, H, W) float32 in [0, 1]. labels: (N,) int64. seed: of the random start.

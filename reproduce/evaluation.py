@@ -9,7 +9,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor, nn
 
-from reproduce.attacks import FGSM, PGD, perturb
+from reproduce.attacks import Attack, perturb
 from reproduce.data import to_float
 
 
@@ -22,16 +22,18 @@ def correct(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
-    attack: FGSM | PGD | None = None,
+    attack: Attack | None = None,
     *,
     batch_size: int,
     seed: int = 0,
     defence: Callable[[Tensor], Tensor] | None = None,
+    source: nn.Module | None = None,
     check_stop: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Which images the model classifies correctly, in float32 and eval mode.
 
-    The attack sees the bare model; `defence` (such as linear_quantize) is applied to what it made.
+    The attack sees `source`, by default the bare model; `defence` (such as linear_quantize) is
+    applied to what it made, and the model judges that.
 
     Args:    images: (N, C, H, W) uint8. labels: (N,) int64. attack: None for clean images.
              batch_size: images are taken in this many at a time, in their order. seed: of the
@@ -45,6 +47,7 @@ def correct(
     if len(images) != len(labels) or not len(images):
         raise ValueError(f"{len(images)} images and {len(labels)} labels; give as many of both")
     device = next(model.parameters()).device
+    source = model if source is None else source
     was_training = model.training
     model.eval()
     hits = []
@@ -54,7 +57,9 @@ def correct(
             x = to_float(images[start : start + batch_size].to(device))
             y = labels[start : start + batch_size].to(device)
             if attack is not None:
-                x = perturb(model, attack, x, y, batch_seed(seed, number))
+                x = perturb(
+                    model if source is None else source, attack, x, y, batch_seed(seed, number)
+                )
             with torch.no_grad():
                 logits = model(x if defence is None else defence(x))
             hits.append((logits.argmax(1) == y).cpu())

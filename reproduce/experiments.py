@@ -21,6 +21,7 @@ from reproduce import data, results, storage
 from reproduce.grids import Experiment, configuration
 from reproduce.results import Record
 from reproduce.training import Interrupted, Progress, train
+from reproduce.trials import Trial
 
 
 class Busy(RuntimeError):
@@ -63,7 +64,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in names}
 
 
-def load(experiment: Experiment) -> Record | None:
+def load(experiment: Experiment | Trial) -> Record | None:
     """The stored Record of an experiment, or None. Raises ValueError where it is damaged."""
     file = results.path(experiment.name, experiment.slug, experiment.key)
     return results.read(file) if file.exists() else None
@@ -96,12 +97,14 @@ def trained(experiment: Experiment) -> nn.Module:
 
 
 def run(
-    experiment: Experiment,
+    experiment: Experiment | Trial,
     *,
     check_stop: Callable[[], None] = lambda: None,
     report: Callable[[Progress, int], None] = lambda progress, images: None,
 ) -> Record:
     """The stored Record of an experiment; where there is none, train, evaluate and store one.
+
+    A trial trains nothing: what it attacks is run first, where it has not been.
 
     Args:    check_stop: called often; may raise Interrupted, after which a later call resumes.
              report: called after each training step with the progress and the images just done.
@@ -123,9 +126,11 @@ def run(
         ) from None
 
 
-def _run(experiment: Experiment, check_stop, report) -> Record:
+def _run(experiment: Experiment | Trial, check_stop, report) -> Record:
+    if isinstance(experiment, Trial):  # what fails there is not this one's failure
+        for needed in filter(None, (experiment.base, experiment.twin())):
+            run(needed, check_stop=check_stop, report=report)
     dataset = data.load(experiment.dataset)
-    model = experiment.model().to(device())
     commit, dirty = _source()
     checkpoint = storage.cache() / "checkpoints" / f"{experiment.key}.safetensors"
     partial = checkpoint.with_suffix(".evaluations.safetensors")
@@ -147,29 +152,10 @@ def _run(experiment: Experiment, check_stop, report) -> Record:
     )
     started = time.perf_counter()
     try:
-        progress = train(
-            model,
-            dataset.x_train[: experiment.train_images],
-            dataset.y_train[: experiment.train_images],
-            experiment.training,
-            experiment.seed,
-            prepare=experiment.prepare,
-            checkpoint=checkpoint,
-            key=experiment.key,
-            check_stop=check_stop,
-            report=report,
-        )
-        model.to(memory_format=torch.contiguous_format)
-        hits, seconds = _evaluate(experiment, model, dataset, check_stop, partial)
-        record.arrays = experiment.arrays(model, dataset)
-        record.wall_s = progress.seconds + seconds
-        record.curves = progress.curves
-        for condition, hit in hits.items():
-            record.metrics[condition] = {"correct": int(hit.sum()), "total": len(hit)}
-            record.arrays[f"correct/{condition}"] = np.packbits(hit.numpy())
-        weights = {name: t.cpu() for name, t in model.state_dict().items()}
-        target = storage.cache() / "weights" / f"{experiment.key}.safetensors"
-        record.weights_sha256 = storage.save_tensors(target, weights, {"slug": experiment.slug})
+        if isinstance(experiment, Trial):
+            _put_to_trial(experiment, dataset, check_stop, partial, record)
+        else:
+            _train_and_test(experiment, dataset, check_stop, report, checkpoint, partial, record)
         results.save(record)
     except (Interrupted, OSError):  # a full disk is no property of the experiment
         raise
@@ -184,10 +170,49 @@ def _run(experiment: Experiment, check_stop, report) -> Record:
     return record
 
 
+def _train_and_test(
+    experiment: Experiment, dataset, check_stop, report, checkpoint: Path, partial: Path, record
+) -> None:
+    model = experiment.model().to(device())
+    progress = train(
+        model,
+        dataset.x_train[: experiment.train_images],
+        dataset.y_train[: experiment.train_images],
+        experiment.training,
+        experiment.seed,
+        prepare=experiment.prepare,
+        checkpoint=checkpoint,
+        key=experiment.key,
+        check_stop=check_stop,
+        report=report,
+    )
+    record.curves = progress.curves
+    model.to(memory_format=torch.contiguous_format)
+    jobs = experiment.evaluations(model, dataset, check_stop)
+    seconds = _evaluate(jobs, model, partial, record)
+    record.arrays |= experiment.arrays(model, dataset)
+    record.wall_s = progress.seconds + seconds
+    weights = {name: t.cpu() for name, t in model.state_dict().items()}
+    target = storage.cache() / "weights" / f"{experiment.key}.safetensors"
+    record.weights_sha256 = storage.save_tensors(target, weights, {"slug": experiment.slug})
+
+
+def _put_to_trial(trial: Trial, dataset, check_stop, partial: Path, record: Record) -> None:
+    model = trained(trial.base).to(device())
+    source = trial.twin()
+    twin = None if source is None else trained(source).to(device())
+    jobs = trial.evaluations(model, twin, dataset, check_stop)
+    seconds = _evaluate(jobs, model, partial, record)
+    started = time.perf_counter()
+    record.arrays |= trial.arrays(model, dataset)
+    record.wall_s = seconds + time.perf_counter() - started
+    record.weights_sha256 = load(trial.base).weights_sha256
+
+
 def _evaluate(
-    experiment: Experiment, model, dataset, check_stop, partial: Path
-) -> tuple[dict[str, torch.Tensor], float]:
-    """{condition: (N,) bool}, and the seconds it took.
+    jobs: dict[str, Callable[[], torch.Tensor]], model: nn.Module, partial: Path, record: Record
+) -> float:
+    """Put the counts and the bits of every condition into the record; the seconds it took.
 
     Each finished condition is kept in `partial`, for these very weights, in case of a stop.
     """
@@ -199,12 +224,15 @@ def _evaluate(
         if meta.get("weights") == weights:
             done, before = stored, meta["seconds"]
     started = time.perf_counter() - before
-    for condition, job in experiment.evaluations(model, dataset, check_stop).items():
+    for condition, job in jobs.items():
         if condition not in done:
             done[condition] = job()
             spent = time.perf_counter() - started
             storage.save_tensors(partial, done, {"weights": weights, "seconds": spent})
-    return done, time.perf_counter() - started
+        hit = done[condition]
+        record.metrics[condition] = {"correct": int(hit.sum()), "total": len(hit)}
+        record.arrays[f"correct/{condition}"] = np.packbits(hit.numpy())
+    return time.perf_counter() - started
 
 
 def default_threads(jobs: int) -> int:

@@ -90,10 +90,11 @@ def configuration(experiment: Experiment) -> dict:
 
     def plain(value):
         if is_dataclass(value):
-            kind = {"kind": type(value).__name__} if isinstance(value, FGSM | PGD) else {}
+            is_attack = callable(getattr(value, "attack", None))
+            kind = {"kind": type(value).__name__} if is_attack else {}
             named = {f.name: (f.type, getattr(value, f.name)) for f in fields(value)}
             return kind | {
-                name: float(v) if annotation == "float" else plain(v)  # 8 and 8.0 are one eps
+                name: float(v) if annotation.startswith("float") else plain(v)  # 8 is 8.0
                 for name, (annotation, v) in named.items()
                 if v is not None
             }
@@ -101,7 +102,9 @@ def configuration(experiment: Experiment) -> dict:
             return {name: plain(v) for name, v in value.items()}
         return value
 
-    return {"paper": experiment.paper} | plain(experiment)
+    settings = {"paper": experiment.paper} | plain(experiment)
+    base = settings.pop("base", None)  # a trial's: the experiment whose network it takes
+    return settings if base is None else base | {"trial": settings}
 
 
 # --- DQA ------------------------------------------------------------------------------------------

@@ -18,11 +18,14 @@ PACKAGE = Path(reproduce.__file__).resolve().parent
 LAYERS = [
     {"__main__"},
     {"experiments"},
+    {"trials"},
     {"grids"},
     {"figures"},
     {"results"},
     {"evaluation"},
     {"training"},
+    {"sanity"},
+    {"adaptive", "pipeline"},
     {"attacks"},
     {"data", "dither", "models", "published", "quantizers", "storage"},
 ]

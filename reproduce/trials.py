@@ -1,0 +1,390 @@
+"""The trials: trained networks of both papers under attacks that know the defence.
+
+A trial takes the finished network of an experiment, trains nothing, and stores a Record of its own.
+The attacks, their budgets and their numbers of images are all part of its configuration.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reproduce import data, grids, models, results, sanity
+from reproduce.adaptive import NES, AdaptivePGD, AutoAttack, HopSkipJump, Noise, Square
+from reproduce.attacks import Attack
+from reproduce.evaluation import correct
+from reproduce.grids import DQA, DoubleQuantization, Experiment, configuration, quantised
+from reproduce.pipeline import DoubleQuantizer
+from reproduce.quantizers import FixedQuantizer, filter_radius
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """One attack on the first images of the test set.
+
+    Args: attack: None for clean images. images: how many. sees: the network that the attack works
+          on: "itself", what is deployed; "bare", the network without the filter before it; "twin",
+          the full-precision network (DQA) or the 8-bit model (Double quantization) that was trained
+          in the same way. noise: for Double quantization, "before" or "after" dithering. rounding:
+          of the second quantisation.
+    """
+
+    attack: Attack | None = None
+    images: int
+    sees: Literal["itself", "bare", "twin"] = "itself"
+    noise: Literal["before", "after"] | None = None
+    rounding: Literal["nearest"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A finished experiment's network and the conditions that it is put to.
+
+    Args: base: the experiment that trained it. conditions: {name: condition}, in this order.
+          batch: images attacked at a time.
+    """
+
+    base: Experiment
+    conditions: dict[str, Condition]
+    batch: int = 250
+
+    @property
+    def paper(self) -> str:
+        return self.base.paper
+
+    @property
+    def dataset(self) -> str:
+        return self.base.dataset
+
+    @property
+    def scale(self) -> str:
+        return self.base.scale
+
+    @property
+    def seed(self) -> int:
+        return self.base.seed
+
+    @property
+    def cell(self) -> str:
+        return self.base.cell
+
+    @property
+    def name(self) -> str:
+        return f"{self.base.name}-trial"
+
+    @property
+    def slug(self) -> str:
+        return self.base.slug
+
+    @property
+    def key(self) -> str:
+        return results.key(configuration(self))
+
+    def twin(self) -> Experiment | None:
+        """The experiment whose network serves as the source of transferred attacks, if any."""
+        raise NotImplementedError
+
+    def evaluations(
+        self,
+        model: nn.Module,
+        twin: nn.Module | None,
+        dataset: data.Dataset,
+        check_stop: Callable[[], None],
+    ) -> dict[str, Callable[[], Tensor]]:
+        """{condition: what gives its (N,) bool, correct or not}."""
+        return {
+            name: functools.partial(self._hits, condition, model, twin, dataset, check_stop)
+            for name, condition in self.conditions.items()
+        }
+
+    def _hits(self, condition: Condition, model, twin, dataset, check_stop) -> Tensor:
+        raise NotImplementedError
+
+    def arrays(self, model: nn.Module, dataset: data.Dataset) -> dict[str, np.ndarray]:
+        """Sanity checks and what figures need."""
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DQATrial(Trial):
+    """DQA's network, asked one image at a time, under attacks that know its quantisers.
+
+    One image at a time: max|y| of Eq. 2 is taken over the image. The tables take it over the batch,
+    as the paper writes it; there an image's answer depends on its neighbours, and "the worst case
+    for each image" would have no meaning.
+
+    Args: main: the attack that the sanity checks examine. own: the table's own attack, likewise.
+          examined: images of the checks. planted: images of the planted test.
+    """
+
+    base: DQA
+    main: AdaptivePGD
+    own: AdaptivePGD
+    examined: int = 100
+    planted: int = 50
+
+    def twin(self) -> DQA | None:
+        if self.base.activation == "relu":
+            return None
+        return replace(self.base, activation="relu", bits=None)
+
+    @staticmethod
+    def deployed(model: nn.Module) -> nn.Module:
+        """The network as it answers one image at a time; it is changed in place."""
+        for layer in model.modules():
+            if isinstance(layer, FixedQuantizer):
+                layer.maximum = "image"
+        return model
+
+    def _hits(self, condition, model, twin, dataset, check_stop):
+        few = slice(condition.images)
+        return correct(
+            self.deployed(model),
+            dataset.x_test[few],
+            dataset.y_test[few],
+            condition.attack,
+            batch_size=self.batch,
+            seed=self.seed,
+            source=twin if condition.sees == "twin" else None,
+            check_stop=check_stop,
+        )
+
+    def arrays(self, model, dataset):
+        model = self.deployed(model)
+        device = next(model.parameters()).device
+        x = data.to_float(dataset.x_test[: self.examined].to(device))
+        y = dataset.y_test[: self.examined].to(device)
+        arrays = {f"flags/{n}": np.array(v) for n, v in sanity.flags(model, x).items()}
+        attacks = {"own": self.own, "main": self.main}
+        for name, attack in attacks.items():
+            shares = sanity.zero_gradients(model, attack, x, y)
+            arrays |= {f"zero_gradients/{name}/{n}": np.array(v) for n, v in shares.items()}
+            curve = sanity.loss_by_step(model, attack, x, y, self.seed)
+            arrays[f"loss/{name}"] = np.array(curve)
+            named = sanity.false_labels(model, attack, x, y, self.seed)
+            arrays[f"false_label/{name}"] = named.cpu().numpy()
+        found = sanity.planted(model, attacks, x[: self.planted], self.seed)
+        return arrays | {f"planted/{n}": hit.numpy() for n, hit in found.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoubleTrial(Trial):
+    """Double quantization with the noise before or after dithering, under attacks that know it."""
+
+    base: DoubleQuantization
+
+    def twin(self) -> DoubleQuantization | None:
+        if self.base.bits == 8:
+            return None
+        return replace(self.base, bits=8, dithered=False)
+
+    def _hits(self, condition, model, twin, dataset, check_stop):
+        bits, dithered = self.base.bits, self.base.dithered
+        rounding = condition.rounding or "floor"
+        x, y = (t[: condition.images] for t in (dataset.x_test, dataset.y_test))
+        bare, seen = _folded(model), _folded(twin)
+        if condition.noise == "after":
+            x = (quantised(x, bits, dithered) * 255).round().byte()
+            guard = DoubleQuantizer(bits, False, rounding)
+        else:
+            guard = DoubleQuantizer(bits, dithered, rounding)
+        whole = nn.Sequential(guard, bare).eval()
+        source = {"itself": None, "bare": bare, "twin": seen}[condition.sees]
+        options = {"batch_size": self.batch, "seed": self.seed, "check_stop": check_stop}
+        return correct(whole, x, y, condition.attack, source=source, **options)
+
+
+def _folded(model: nn.Module | None) -> nn.Module | None:
+    if model is None:
+        return None
+    return models.folded(model).to(memory_format=torch.channels_last)
+
+
+# --- The conditions -------------------------------------------------------------------------------
+
+# The middle temperature of the ladder and a quarter of the radius as step, for every network alike.
+_MAIN_RULE = {"backward": "sigmoid", "temperature": 5.0}
+
+
+def _rules(quantized: bool) -> dict[str, dict]:
+    if not quantized:
+        return {"own": {}}
+    return {
+        "zero": {"backward": "zero"},
+        "straight_through": {"backward": "straight_through"},
+        "tanh": {"backward": "tanh"},
+        **{f"sigmoid-{t}": {"backward": "sigmoid", "temperature": float(t)} for t in (1, 5, 10)},
+    }
+
+
+def dqa_trial(base: DQA) -> DQATrial:
+    """The trial of one network of DQA, at its scale: the ladder of the issue, and the union."""
+    table = base.attacks["pgd"]
+    eps, few, many = table.eps_255, *_BUDGETS[base.scale]["images"]
+    budget = _BUDGETS[base.scale]
+    quantized = base.activation != "relu"
+    rule = _MAIN_RULE if quantized else {}
+    strong = AdaptivePGD(eps_255=eps, step_255=eps / 4, steps=budget["steps"], **rule)
+    own = AdaptivePGD(eps_255=eps, step_255=table.step_255, steps=table.steps)
+    plan: dict[str, tuple[Attack | None, int]] = {"clean": (None, many)}
+    plan |= {f"table/{n}": (a, many) for n, a in base.attacks.items() if a is not None}
+    for name, options in _rules(quantized).items():
+        plan[f"rule/{name}"] = (
+            AdaptivePGD(eps_255=eps, step_255=table.step_255, steps=table.steps, **options),
+            many,
+        )
+    plan["main"] = (strong, many)
+    for steps in (7, 20):
+        plan[f"steps/{steps}"] = (replace(strong, steps=steps), many)
+    plan["step/2"] = (replace(strong, step_255=2.0), many)
+    plan["steps/twice"] = (replace(strong, steps=2 * budget["steps"]), many)
+    plan["steps/long"] = (replace(strong, steps=budget["long"]), few)
+    for loss in ("margin", "dlr"):
+        plan[f"loss/{loss}"] = (replace(strong, loss=loss), many)
+    plan["scaled"] = (replace(strong, scaled=True), many)
+    if quantized:
+        plain = replace(strong, backward="straight_through", temperature=None)
+        plan["scaled/straight_through"] = (replace(plain, scaled=True), many)
+    for restarts in budget["restarts"]:
+        plan[f"restarts/{restarts}"] = (replace(strong, restarts=restarts, loss="margin"), many)
+    for share in (0, 0.25, 0.5, 2):
+        at = replace(strong, eps_255=eps * share, step_255=eps * share / 4)
+        plan[f"eps/{share:g}"] = (at, many)
+    plan["eps/unbounded"] = (replace(strong, eps_255=255.0, step_255=255 / 4), many)
+    auto = AutoAttack(eps_255=eps, backward="straight_through" if quantized else None)
+    plan["autoattack"] = (auto, few)
+    plan["square"] = (Square(eps_255=eps, queries=budget["queries"]), few)
+    for samples in budget["samples"]:
+        nes = NES(eps_255=eps, step_255=eps / 8, steps=20, samples=samples, sigma_255=eps / 8)
+        plan[f"nes/{samples}"] = (nes, few)
+    plan["hopskipjump"] = (HopSkipJump(eps_255=eps, steps=budget["walk"]), budget["walkers"])
+    plan["noise"] = (Noise(eps_255=eps, draws=budget["draws"]), many)
+    conditions = {n: Condition(attack=a, images=count) for n, (a, count) in plan.items()}
+    if quantized:
+        own_rule = replace(strong, backward=None, temperature=None, loss="margin", restarts=5)
+        conditions["transfer"] = Condition(attack=own_rule, images=many, sees="twin")
+    return DQATrial(base=base, conditions=conditions, main=strong, own=own, **budget["checks"])
+
+
+def double_trial(base: DoubleQuantization) -> DoubleTrial:
+    """The trial of one model of Double quantization, at its scale."""
+    few, many = _BUDGETS[base.scale]["images"]
+    budget = _BUDGETS[base.scale]
+    radius, nearest = (filter_radius(base.bits, r) for r in ("floor", "nearest"))
+    after = functools.partial(Condition, noise="after", images=many)
+    conditions = {"clean": after()}
+    for eps in (2, 4, 8, 16, 24, 32):
+        paper = replace(base.attack, eps_255=eps)
+        conditions[f"after/{eps}"] = after(attack=paper, sees="bare")
+    paper = replace(base.attack, eps_255=8)
+    conditions["after/nearest"] = after(attack=paper, sees="bare", rounding="nearest")
+
+    def jump(eps: float) -> AdaptivePGD:
+        """Knows the filter: from one side of the ball to the other in a single step."""
+        return AdaptivePGD(eps_255=eps, step_255=2.0 * eps, steps=20, loss="margin")
+
+    conditions["after/inside"] = after(attack=jump(radius))
+    conditions["after/outside"] = after(attack=jump(radius + 1))
+    # One less than the radius: dithered images hold whole grey values (see filter_radius).
+    inside = max(0, nearest - 1)
+    conditions["after/nearest-inside"] = after(attack=jump(inside), rounding="nearest")
+    conditions["after/nearest-outside"] = after(attack=jump(nearest + 1), rounding="nearest")
+
+    before = functools.partial(Condition, noise="before", images=few)
+    conditions["before/clean"] = before(images=many)
+    conditions["before/bare"] = before(attack=paper, sees="bare", images=many)
+    known = AdaptivePGD(eps_255=8, step_255=2, steps=20)
+    conditions["before/identity"] = before(attack=known)
+    averaged = replace(known, loss="margin", samples=8, noise_255=4.0)
+    conditions["before/averaged"] = before(attack=averaged)
+    strong = replace(averaged, steps=budget["steps"], restarts=budget["restarts"][-1] // 2)
+    conditions["before/strong"] = before(attack=strong)
+    conditions["before/square"] = before(attack=Square(eps_255=8, queries=budget["queries"] // 5))
+    if base.bits < 8:
+        conditions["before/transfer"] = before(attack=paper, sees="twin")
+    return DoubleTrial(base=base, conditions=conditions, batch=100)
+
+
+_BUDGETS = {
+    "smoke": {
+        "images": (8, 20), "steps": 10, "long": 20, "restarts": (2,), "queries": 50, "walk": 2,
+        "walkers": 4, "draws": 20, "samples": (4,), "checks": {"examined": 10, "planted": 4},
+    },
+    "laptop": {
+        "images": (100, 500), "steps": 100, "long": 1_000, "restarts": (5, 20), "queries": 5_000,
+        "walk": 20, "walkers": 50, "draws": 1_000, "samples": (20, 100), "checks": {},
+    },
+    "paper": {
+        "images": (1_000, 10_000), "steps": 100, "long": 1_000, "restarts": (5, 20),
+        "queries": 5_000, "walk": 64, "walkers": 200, "draws": 10_000,
+        "samples": (20, 100, 500), "checks": {"examined": 500, "planted": 200},
+    },
+}  # fmt: skip
+
+
+def trial(base: Experiment) -> Trial:
+    """The trial of a finished experiment."""
+    return dqa_trial(base) if isinstance(base, DQA) else double_trial(base)
+
+
+def grid(
+    paper: str | None = None, scale: str | None = None, seed: int | None = None
+) -> Iterator[Trial]:
+    """A trial for every experiment of the book, filtered as grids.grid."""
+    for base in grids.grid(paper, scale, seed):
+        yield trial(base)
+
+
+def work(trial: Trial) -> float:
+    """About how many passes of an image through the network a trial takes if no image falls."""
+    passes = 0.0
+    for condition in trial.conditions.values():
+        a = condition.attack
+        each = 1
+        for name in ("steps", "restarts", "samples", "queries", "draws"):
+            each *= getattr(a, name, 1)
+        passes += condition.images * (9_000 if isinstance(a, AutoAttack) else each)
+    return passes
+
+
+# --- Reading a trial's record ---------------------------------------------------------------------
+
+WHITE_BOX = (
+    "table/",
+    "rule/",
+    "main",
+    "step/",
+    "steps/",
+    "loss/",
+    "scaled",
+    "restarts/",
+    "autoattack",
+)
+BLACK_BOX = ("square", "nes/", "hopskipjump", "noise", "transfer")
+
+
+def hits(record: results.Record, condition: str) -> np.ndarray:
+    """(N,) bool of a condition, image by image, in the order of the test set."""
+    total = record.metrics[condition]["total"]
+    return np.unpackbits(record.arrays[f"correct/{condition}"], count=total).astype(bool)
+
+
+def union(record: results.Record, families: tuple[str, ...] = WHITE_BOX + BLACK_BOX) -> np.ndarray:
+    """(N,) bool: which images survive every attack of these families at the full radius.
+
+    Args:    record: of a trial. families: beginnings of condition names.
+    Returns: over the images of "clean", the most that any condition has; an attack that was run on
+             fewer images breaks none of the others.
+    """
+    standing = hits(record, "clean")
+    for name in record.metrics:
+        if name.startswith(families):
+            few = hits(record, name)
+            standing[: len(few)] &= few
+    return standing
