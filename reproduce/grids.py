@@ -131,7 +131,7 @@ class DQA(Experiment):
 
     @property
     def cell(self) -> str:
-        name = self.activation + (f"-{self.bits}bit" if self.bits else "")
+        name = dqa_cell(self.activation, self.bits)
         return name + ("-mixed" if self.training.clean_weight else "")
 
     def layer(self) -> Callable[[], nn.Module]:
@@ -175,6 +175,11 @@ class DQA(Experiment):
             arrays[f"prediction/{name}"] = prediction.cpu().numpy()
             arrays[f"image/{name}"] = (images[:EXAMPLES] * 255).round().byte().cpu().numpy()
         return arrays
+
+
+def dqa_cell(activation: str, bits: int | None) -> str:
+    """A network of Tables 1 and 2: "relu", "fixed-1bit", ... "dynamic-3bit"."""
+    return activation + (f"-{bits}bit" if bits else "")
 
 
 def dqa(

@@ -1,0 +1,325 @@
+"""What Double quantization claims, and the rules that decide it."""
+
+from __future__ import annotations
+
+from statistics import mean
+
+import numpy as np
+
+from reproduce import grids, published, trials
+from reproduce.claims.evidence import (
+    DIRECTION,
+    IGNORANT,
+    NOT,
+    REPRODUCED,
+    TOLERANCE,
+    Claim,
+    Evidence,
+    Verdict,
+    missing,
+    points,
+)
+from reproduce.results import Record
+
+LOW = ((1, False), (1, True), (2, False), (2, True))
+
+DOUBLE = "double-quantization-cifar10"
+
+
+def _same_under_attack(bits: int, dithered: bool, value: float):
+    """A model's accuracy is a number, and is exactly the same under PGD at 8/255."""
+    kind = grids.kind_name(bits, dithered)
+
+    def decide(evidence: Evidence) -> Verdict:
+        records = evidence.records(DOUBLE, kind)
+        if not records:
+            return missing(f"the {kind} model")
+        clean = evidence.accuracy(DOUBLE, kind, f"clean/{kind}")
+        same = all(_unchanged(r, f"clean/{kind}", f"pgd/{kind}") for r in records)
+        why = f"clean {', '.join(f'{c:.2f}' for c in clean)} %, published {value:.2f} %; under PGD "
+        why += "every image is judged as before" if same else "some images are judged otherwise"
+        if not same:
+            return NOT, why
+        return (REPRODUCED if abs(mean(clean) - value) <= TOLERANCE else DIRECTION), why
+
+    return decide
+
+
+def _unchanged(record: Record, one: str, other: str) -> bool:
+    """Whether two conditions agree on every image that both were run on."""
+    a, b = trials.hits(record, one), trials.hits(record, other)
+    n = min(len(a), len(b))
+    return bool(np.array_equal(a[:n], b[:n]))
+
+
+def _flat_to(bits: int, eps: int):
+    """Accuracy does not change up to eps, and drops at the next eps of Fig. 4."""
+
+    def decide(evidence: Evidence) -> Verdict:
+        found = []
+        for dithered in (False, True):
+            for r in evidence.records(f"{DOUBLE}-trial", grids.kind_name(bits, dithered)):
+                flat = all(_unchanged(r, "clean", f"after/{e}") for e in _FIG4 if e <= eps)
+                beyond = [e for e in _FIG4 if e > eps]
+                drop = not beyond or not _unchanged(r, "clean", f"after/{beyond[0]}")
+                found.append(flat and drop)
+        if not found:
+            return missing(f"the trial of a {bits}-bit model")
+        why = f"{sum(found)} of {len(found)} models are flat to {eps}/255 and not at the next ε"
+        return (REPRODUCED if all(found) else NOT), why
+
+    return decide
+
+
+_FIG4 = (2, 4, 8, 16, 24, 32)
+
+
+def _removed_completely(evidence: Evidence) -> Verdict:
+    found = []
+    for kind in (grids.kind_name(*k) for k in LOW):
+        for r in evidence.records(f"{DOUBLE}-trial", kind):
+            inside = _unchanged(r, "clean", "after/inside")
+            outside = r.metrics["after/outside"]["correct"] < r.metrics["clean"]["correct"]
+            found.append((inside, outside))
+    if not found:
+        return missing("the trial of a 1- or 2-bit model")
+    inside, outside = (sum(column) for column in zip(*found, strict=True))
+    why = (
+        f"an attack that knows the filter changes nothing inside its radius in {inside} of "
+        f"{len(found)} models, and breaks {outside} of them one grey level further"
+    )
+    return (REPRODUCED if inside == len(found) else NOT), why
+
+
+def _dithering_helps(evidence: Evidence) -> Verdict:
+    gains = []
+    for bits in (1, 2):
+        plain, dithered = (
+            evidence.accuracy(DOUBLE, k, f"clean/{k}")
+            for k in (grids.kind_name(bits, d) for d in (False, True))
+        )
+        if not plain or not dithered:
+            return missing(f"the {bits}-bit models with and without dithering")
+        gains.append(mean(dithered) - mean(plain))
+    said = _published_own(1)[1] - _published_own(1)[0], _published_own(2)[1] - _published_own(2)[0]
+    why = f"dithered less plain at 1 and 2 bits: {points(gains)}, published {points(said)} points"
+    near = all(abs(g - s) <= TOLERANCE for g, s in zip(gains, said, strict=True))
+    return (REPRODUCED if near else DIRECTION if min(gains) > 0 else NOT), why
+
+
+def _published_own(bits: int) -> tuple[float, float]:
+    """Table I, train and test alike: without and with dithering, in percent."""
+    table = published.load("double_quantization_table1")
+    own = table[(table["train_bits"] == bits) & (table["test_bits"] == bits)]
+    own = own[own["train_dithered"] == own["test_dithered"]].sort_values("test_dithered")
+    plain, dithered = own["value"]
+    return 100 * plain, 100 * dithered
+
+
+def _high_depth_fails(evidence: Evidence) -> Verdict:
+    lost, depths = [], [k for k in grids.KINDS if 3 <= k[0]]
+    for kind in (grids.kind_name(*k) for k in depths):
+        for clean, attacked in zip(
+            evidence.accuracy(DOUBLE, kind, f"clean/{kind}"),
+            evidence.accuracy(DOUBLE, kind, f"pgd/{kind}"),
+            strict=True,
+        ):
+            lost.append(clean - attacked)
+    if not lost:
+        return missing("a model of 3 bits or more")
+    rescued = [
+        a
+        for d in (False, True)
+        for a in evidence.accuracy(f"{DOUBLE}-trial", grids.kind_name(3, d), "after/nearest")
+    ]
+    why = f"at 3 bits and more PGD takes {min(lost):.1f} to {max(lost):.1f} points"
+    if rescued:
+        why += f"; with rounding to the nearest level 3 bits keep {min(rescued):.1f} %"
+    return (REPRODUCED if min(lost) > 10 else NOT), why
+
+
+def _before_dithering(evidence: Evidence) -> Verdict:
+    kind = grids.kind_name(1, True)
+    ours = evidence.accuracy(f"{DOUBLE}-trial", kind, "before/bare")
+    if not ours:
+        return missing("the trial of the 1-bit dithered model")
+    text = published.load("double_quantization_text").set_index("key")["value"]
+    value = text["1bit_dithered_attack_before_dithering"]
+    clean = evidence.accuracy(f"{DOUBLE}-trial", kind, "before/clean")
+    why = f"{mean(ours):.1f} % of {mean(clean):.1f} % are left, published {value:.2f} %"
+    if abs(mean(ours) - value) <= TOLERANCE:
+        return REPRODUCED, why
+    return (DIRECTION if mean(ours) < mean(clean) / 2 else NOT), why
+
+
+def _resists_before(evidence: Evidence) -> Verdict:
+    left = []
+    for kind in (grids.kind_name(*k) for k in LOW):
+        clean = evidence.accuracy(f"{DOUBLE}-trial", kind, "before/clean")
+        for r, c in zip(evidence.records(f"{DOUBLE}-trial", kind), clean, strict=True):
+            few = r.metrics["before/strong"]["total"]
+            names = [n for n in r.metrics if n.startswith("before/")]
+            worst = np.all([trials.hits(r, n)[:few] for n in names], axis=0)
+            left.append((100 * worst.mean(), c))
+    if not left:
+        return missing("the trial of a 1- or 2-bit model")
+    why = "noise before dithering leaves " + ", ".join(f"{w:.1f} of {c:.1f} %" for w, c in left)
+    return (DIRECTION if min(w / c for w, c in left) > 0.5 else IGNORANT), why
+
+
+def _depths_match(evidence: Evidence) -> Verdict:
+    best, count = 0, 0
+    kinds = [grids.kind_name(*k) for k in grids.KINDS]
+    for kind in kinds:
+        for r in evidence.records(DOUBLE, kind):
+            count += 1
+            scores = {k: r.metrics[f"clean/{k}"]["correct"] for k in kinds}
+            near = 0.005 * r.metrics[f"clean/{kind}"]["total"]  # ties within half a point
+            best += scores[kind] >= max(scores.values()) - near
+    if not count:
+        return missing("any of the 15 models")
+    why = f"{best} of {count} models do best on their own kind of image, to half a point"
+    return (REPRODUCED if best == count else DIRECTION if best > count / 2 else NOT), why
+
+
+def _eight_bit_tests_fail(evidence: Evidence) -> Verdict:
+    left = [
+        a
+        for bits in (1, 2)
+        for a in evidence.accuracy(DOUBLE, grids.kind_name(bits, False), "pgd/8bit")
+    ]
+    if not left:
+        return missing("a 1- or 2-bit model without dithering")
+    why = f"on 8-bit images PGD leaves {', '.join(f'{v:.1f}' for v in left)} %"
+    return (REPRODUCED if max(left) <= TOLERANCE else DIRECTION if max(left) < 20 else NOT), why
+
+
+def _detects(evidence: Evidence) -> Verdict:
+    found = []
+    for kind in (grids.kind_name(*k) for k in LOW):
+        trial = f"{DOUBLE}-trial"
+        for clean, after, before in zip(
+            evidence.accuracy(trial, kind, "clean"),
+            evidence.accuracy(trial, kind, "after/8"),
+            evidence.accuracy(trial, kind, "before/bare"),
+            strict=True,
+        ):
+            found.append((clean - after, clean - before))
+    if not found:
+        return missing("the trial of a 1- or 2-bit model")
+    after, before = zip(*found, strict=True)
+    why = (
+        f"accuracy falls by {points(before)} points under an attack before dithering, which a "
+        f"labelled reference set shows; by {points(after)} under one after it, which nothing shows"
+    )
+    return (REPRODUCED if min(before) > TOLERANCE else NOT), why
+
+
+def _table_two_is_possible(evidence: Evidence) -> Verdict:
+    keys = ["train_bits", "train_dithered", "test_bits", "test_dithered"]
+    clean, attacked = (published.load(f"double_quantization_table{n}") for n in (1, 2))
+    both = clean.merge(attacked, on=keys, suffixes=("_clean", "_attacked")).dropna()
+    above = (both["value_attacked"] > both["value_clean"] + 0.0005).sum()
+    why = f"{above} of {len(both)} legible cells of Table II exceed the clean cell of Table I"
+    return (NOT if above else REPRODUCED), why
+
+
+def claims() -> list[Claim]:
+    claims = []
+
+    def add(key, place, text, said, decide, headline=False):
+        name = f"double-{key}"
+        claims.append(Claim(name, "double-quantization", place, text, said, decide, headline))
+
+    text = published.load("double_quantization_text").set_index("key")["value"]
+    for bits, dithered in reversed(LOW):
+        value = text[f"{bits}bit" + ("_dithered" if dithered else "")]
+        name = f"{bits}-bit {'dithered' if dithered else 'plain'}"
+        add(
+            f"{grids.kind_name(bits, dithered)}-same",
+            "Table II",
+            f"The {name} model is as accurate under PGD at 8/255 as on clean images.",
+            f"{value:.2f} %",
+            _same_under_attack(bits, dithered, value),
+            (bits, dithered) == LOW[3],
+        )
+    add(
+        "flat-1",
+        "Fig. 4",
+        "1-bit models keep their accuracy at all ε tested.",
+        "to 32/255",
+        _flat_to(1, 32),
+    )
+    add(
+        "flat-2",
+        "Fig. 4",
+        "2-bit models keep it up to 16/255 and drop beyond.",
+        "to 16/255",
+        _flat_to(2, 16),
+    )
+    add("flat-3", "Fig. 4", "3-bit models keep it up to 4/255.", "to 4/255", _flat_to(3, 4))
+    add(
+        "removed",
+        "II-B, V",
+        "The second quantisation removes adversarial noise completely.",
+        "at 1 and 2 bits",
+        _removed_completely,
+    )
+    add(
+        "dithering",
+        "IV-B",
+        "Dithering raises the accuracy of low-depth models.",
+        f"{points([b - a for a, b in map(_published_own, (1, 2))])} points",
+        _dithering_helps,
+    )
+    add(
+        "high-depth",
+        "IV-B, V",
+        "At 3 bits and more the filter does not help at 8/255.",
+        "poor robustness",
+        _high_depth_fails,
+    )
+    add(
+        "depths",
+        "IV-B",
+        "A model does best on images of its own depth.",
+        "Table I's diagonal",
+        _depths_match,
+    )
+    add(
+        "training-alone",
+        "II-B, V",
+        "Training on few levels alone does not resist PGD.",
+        "0.1–0.2 %",
+        _eight_bit_tests_fail,
+    )
+    add(
+        "before",
+        "IV-B",
+        "Noise before dithering defeats the 1-bit dithered model.",
+        f"{text['1bit_dithered_attack_before_dithering']:.2f} %",
+        _before_dithering,
+    )
+    add(
+        "resists",
+        "abstract, VI",
+        "The method keeps its accuracy against adversarial examples.",
+        "identical accuracy",
+        _resists_before,
+        True,
+    )
+    add(
+        "detects",
+        "abstract, V",
+        "Equal accuracy lets one detect attacks, given reference data.",
+        "proposed",
+        _detects,
+    )
+    add(
+        "possible",
+        "Table II",
+        "No cell under attack exceeds its clean cell.",
+        "Tables I and II",
+        _table_two_is_possible,
+    )
+    return claims

@@ -1,0 +1,88 @@
+"""Claims, the evidence that decides them, and the words for a decision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from reproduce import experiments, grids, trials
+from reproduce.results import Record
+
+REPRODUCED = "reproduced"
+DIRECTION = "reproduced in direction only"
+IGNORANT = "holds only against attacks that ignore the defence"
+NOT = "not reproduced"
+UNDECIDED = "undecided"
+STATUSES = (REPRODUCED, DIRECTION, IGNORANT, NOT, UNDECIDED)
+
+TOLERANCE = 2.0  # percentage points
+
+Verdict = tuple[str, str]
+
+
+class Evidence:
+    """The records of one scale that belong to the book's experiments and trials.
+
+    Args:   scale: smoke, laptop or paper. Raises: ValueError: an unknown scale, a damaged record.
+    """
+
+    def __init__(self, scale: str) -> None:
+        self.scale = scale
+        self._found: dict[tuple[str, str], list[Record]] = {}
+        for e in (*grids.grid(scale=scale), *trials.grid(scale=scale)):
+            record = experiments.load(e)
+            if record is not None:
+                self._found.setdefault((e.name, e.cell), []).append(record)
+
+    def records(self, name: str, cell: str) -> list[Record]:
+        """All seeds of a cell, in their order."""
+        return self._found.get((name, cell), [])
+
+    def accuracy(self, name: str, cell: str, condition: str) -> list[float]:
+        """In percent, each seed."""
+        counts = [r.metrics[condition] for r in self.records(name, cell) if condition in r.metrics]
+        return [100 * c["correct"] / c["total"] for c in counts]
+
+    def worst(self, name: str, cell: str, families: Sequence[str] | None = None) -> list[float]:
+        """In percent, each seed: images of a trial that survive every attack of the families."""
+        of = {} if families is None else {"families": tuple(families)}
+        return [100 * trials.union(r, **of).mean() for r in self.records(f"{name}-trial", cell)]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Args: place: in the paper. text: in our words. published: what is printed. decide: the rule;
+    from the evidence of one scale to a status and the sentence that supports it."""
+
+    key: str
+    paper: str
+    place: str
+    text: str
+    published: str
+    decide: Callable[[Evidence], Verdict]
+    headline: bool = False
+
+    def verdict(self, evidence: Sequence[Evidence]) -> tuple[str, str, str]:
+        """(status, sentence, scale) by the first of the evidence that decides; none is undecided.
+
+        Args: evidence: of each scale, the one that counts most first.
+        """
+        for e in evidence:
+            status, why = self.decide(e)
+            if status != UNDECIDED:
+                break
+        return status, why, e.scale
+
+
+def kinder(verdicts: Sequence[Verdict]) -> Verdict:
+    """The verdict that is best for the claim; one still undecided may become better than NOT."""
+    order = (REPRODUCED, DIRECTION, IGNORANT, UNDECIDED, NOT)
+    return min(verdicts, key=lambda v: order.index(v[0]))
+
+
+def points(values: Sequence[float]) -> str:
+    return ", ".join(f"{v:+.1f}" for v in values)
+
+
+def missing(what: str) -> Verdict:
+    return UNDECIDED, f"not enough runs: {what}"
