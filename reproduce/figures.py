@@ -34,7 +34,7 @@ def style() -> None:
     )
 
 
-def _closed(figure: Figure) -> Figure:
+def close(figure: Figure) -> Figure:
     """Take a figure out of pyplot's hands, so that a notebook shows it once, as a value."""
     plt.close(figure)
     return figure
@@ -147,7 +147,7 @@ def published_and_measured(table: pd.DataFrame) -> Figure:
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=2, frameon=False)
     figure.tight_layout(rect=(0, 0.07, 1, 1))
-    return _closed(figure)
+    return close(figure)
 
 
 def image_grid(rows: dict[str, np.ndarray], captions: dict[str, Sequence[object]]) -> Figure:
@@ -170,7 +170,7 @@ def image_grid(rows: dict[str, np.ndarray], captions: dict[str, Sequence[object]
                 side.set_visible(False)
         line[0].set_ylabel(title, rotation=0, ha="right", va="center")
     figure.tight_layout(pad=0.3)
-    return _closed(figure)
+    return close(figure)
 
 
 def training_curves(records: dict[str, Record]) -> Figure:
@@ -192,7 +192,7 @@ def training_curves(records: dict[str, Record]) -> Figure:
     right.yaxis.set_major_formatter(PercentFormatter(1))
     right.legend(fontsize="small", loc="lower right")
     figure.tight_layout()
-    return _closed(figure)
+    return close(figure)
 
 
 def learnt_thresholds(records: Sequence[Record]) -> Figure:
@@ -219,7 +219,7 @@ def learnt_thresholds(records: Sequence[Record]) -> Figure:
     ]
     figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False)
     figure.tight_layout(rect=(0, 0.08, 1, 1))
-    return _closed(figure)
+    return close(figure)
 
 
 def staircases(bits: int = 2) -> Figure:
@@ -241,4 +241,4 @@ def staircases(bits: int = 2) -> Figure:
     right.set(xlabel="input $x$", ylabel="slope", ylim=(-0.05, 1.6), title="backward pass")
     right.legend(fontsize="small", loc="upper right")
     figure.tight_layout()
-    return _closed(figure)
+    return close(figure)

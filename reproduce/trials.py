@@ -7,6 +7,7 @@ The attacks, their budgets and their numbers of images are all part of its confi
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -388,3 +389,60 @@ def union(record: results.Record, families: tuple[str, ...] = WHITE_BOX + BLACK_
             few = hits(record, name)
             standing[: len(few)] &= few
     return standing
+
+
+def checks(record: results.Record) -> dict[str, tuple[bool, str]]:
+    """Whether the attacks of a DQA trial worked, by what is stored beside their results.
+
+    Counts may differ by 1 % of the images where two random attacks are compared, and by 2 % where
+    one has twice the steps; 95 % of the planted examples must be found.
+
+    Returns: {check: (passed, what was measured)}; those of the table's own attack end in "own".
+    """
+    of = {name: counts["correct"] for name, counts in record.metrics.items()}
+    arrays, total = record.arrays, record.metrics["clean"]["total"]
+    path = [of[n] for n in ("eps/0", "eps/0.25", "eps/0.5", "main", "eps/2", "eps/unbounded")]
+    climb = max(after - before for before, after in itertools.pairwise(path))
+    white, black = (union(record, families) for families in (WHITE_BOX, BLACK_BOX))
+    only_black = int((white & ~black).sum())
+    idle = float(arrays["zero_gradients/main/images"])
+    curve = arrays["loss/main"]
+    late = curve[-len(curve) // 10 :].mean()
+    found = {
+        "ε = 0 changes nothing": (
+            np.array_equal(hits(record, "eps/0"), hits(record, "clean")),
+            f"{of['eps/0']} and {of['clean']} correct",
+        ),
+        "accuracy falls as ε grows": (climb <= total / 100, f"at most {max(climb, 0)} more"),
+        "unbounded ε leaves nothing": (path[-1] == 0, f"{path[-1]} left"),
+        "many steps beat one": (
+            of["main"] <= of["table/fgsm"] + total / 100,
+            f"{of['main']} left, FGSM {of['table/fgsm']}",
+        ),
+        "twice the steps change little": (
+            abs(of["main"] - of["steps/twice"]) <= total / 50,
+            f"{of['main']} and {of['steps/twice']} left",
+        ),
+        "white box beats black box on each image": (
+            only_black <= total / 100,
+            f"{only_black} fall to black boxes alone",
+        ),
+        "gradients do not vanish": (idle == 0, f"zero for {idle:.0%} of the images"),
+        "the loss rises with the steps": (
+            late > curve[0] and late >= 0.9 * curve.max(),
+            f"{curve[0]:.2f} to {late:.2f}",
+        ),
+        "planted examples are found": _planted(arrays, "main"),
+        "many steps beat one, own": (
+            of["table/pgd"] <= of["table/fgsm"] + total / 100,
+            f"{of['table/pgd']} left, FGSM {of['table/fgsm']}",
+        ),
+        "planted examples are found, own": _planted(arrays, "own"),
+    }
+    return {name: (bool(passed), text) for name, (passed, text) in found.items()}
+
+
+def _planted(arrays: dict[str, np.ndarray], attack: str) -> tuple[bool, str]:
+    valid, hit = arrays["planted/valid"], arrays[f"planted/{attack}"]
+    count = int(valid.sum())
+    return count > 0 and hit[valid].mean() >= 0.95, f"{int(hit[valid].sum())} of {count}"

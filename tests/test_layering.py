@@ -21,6 +21,7 @@ LAYERS = [
     {"experiments"},
     {"trials"},
     {"grids"},
+    {"trial_figures"},
     {"figures"},
     {"results"},
     {"evaluation"},

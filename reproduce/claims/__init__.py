@@ -26,6 +26,7 @@ from reproduce.claims.evidence import (
     Claim,
     Evidence,
 )
+from reproduce.claims.headlines import headlines
 
 __all__ = [
     "DIRECTION",
@@ -37,6 +38,7 @@ __all__ = [
     "UNDECIDED",
     "Claim",
     "Evidence",
+    "headlines",
     "ledger",
 ]
 

@@ -152,15 +152,19 @@ def _before_dithering(evidence: Evidence) -> Verdict:
     return (DIRECTION if mean(ours) < mean(clean) / 2 else NOT), why
 
 
+def worst_before(record: Record) -> float:
+    """Percent of a trial's images that survive every attack before dithering."""
+    few = record.metrics["before/strong"]["total"]
+    names = [n for n in record.metrics if n.startswith("before/")]
+    return 100 * np.all([trials.hits(record, n)[:few] for n in names], axis=0).mean()
+
+
 def _resists_before(evidence: Evidence) -> Verdict:
     left = []
     for kind in (grids.kind_name(*k) for k in LOW):
         clean = evidence.accuracy(f"{DOUBLE}-trial", kind, "before/clean")
         for r, c in zip(evidence.records(f"{DOUBLE}-trial", kind), clean, strict=True):
-            few = r.metrics["before/strong"]["total"]
-            names = [n for n in r.metrics if n.startswith("before/")]
-            worst = np.all([trials.hits(r, n)[:few] for n in names], axis=0)
-            left.append((100 * worst.mean(), c))
+            left.append((worst_before(r), c))
     if not left:
         return missing("the trial of a 1- or 2-bit model")
     why = "noise before dithering leaves " + ", ".join(f"{w:.1f} of {c:.1f} %" for w, c in left)

@@ -26,7 +26,7 @@ BITS = (1, 2, 3)
 QUANTISED = tuple(f"{kind}-{b}bit" for kind in ("fixed", "dynamic") for b in BITS)
 
 
-def _table(dataset: str) -> dict[tuple[str, str], float]:
+def printed(dataset: str) -> dict[tuple[str, str], float]:
     """{(cell, attack): published percent} of Table 1 (mnist) or 2 (cifar10)."""
     rows = published.load("dqa_table1" if dataset == "mnist" else "dqa_table2")
     return {
@@ -65,7 +65,7 @@ def _means(evidence: Evidence, name: str, cells: Sequence[str], condition: str) 
 
 def _numbers(dataset: str, cells: Sequence[str], attacks: Sequence[str]):
     """Published accuracies, each to be met."""
-    table = _table(dataset)
+    table = printed(dataset)
 
     def rule(evidence: Evidence, name: str, ending: str) -> Verdict:
         off = []
@@ -83,7 +83,7 @@ def _numbers(dataset: str, cells: Sequence[str], attacks: Sequence[str]):
 
 def _gain(dataset: str, attack: str, networks: Sequence[str] = QUANTISED):
     """Each of these networks keeps more accuracy under an attack than ReLU does."""
-    table = _table(dataset)
+    table = printed(dataset)
 
     def rule(evidence: Evidence, name: str, ending: str) -> Verdict:
         cells = [c + ending for c in networks]
@@ -126,7 +126,7 @@ def _dynamic_over_fixed(dataset: str, attack: str):
         if not all(both):
             return missing(f"{SEEDS} seeds of the quantised networks on {dataset}")
         gains = [d - f for f, d in zip(*both, strict=True)]
-        table = _table(dataset)
+        table = printed(dataset)
         said = [table[f"dynamic-{b}bit", attack] - table[f"fixed-{b}bit", attack] for b in BITS]
         why = f"dynamic less fixed at 1, 2, 3 bits: {points(gains)}, published {points(said)}"
         if all(g > 0 for g in gains):
@@ -198,7 +198,7 @@ def claims() -> list[Claim]:
     def add(key, place, text, said, decide, headline=False):
         claims.append(Claim(f"dqa-{key}", "dqa", place, text, said, decide, headline))
 
-    mnist, cifar = _table("mnist"), _table("cifar10")
+    mnist, cifar = printed("mnist"), printed("cifar10")
 
     def span(table, attack, cells=QUANTISED):
         values = [table[c, attack] for c in cells]

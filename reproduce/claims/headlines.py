@@ -1,0 +1,66 @@
+"""What both papers are quoted for: printed, reproduced, and under an informed attacker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import mean
+
+from reproduce import grids, published
+from reproduce.claims.double import DOUBLE, LOW, worst_before
+from reproduce.claims.dqa import printed
+from reproduce.claims.evidence import Evidence
+from reproduce.figures import model_name
+
+NETWORKS = (("relu", None), ("fixed", 1), ("dynamic", 2))
+MISSING = "missing"
+
+
+def headlines(evidence: Sequence[Evidence]) -> list[list[str]]:
+    """Rows of the front page's table.
+
+    Args:    evidence: of each scale, the one that counts most first; a row takes the first that has
+             runs of it. DQA on MNIST is shown as trained on clean and adversarial examples mixed.
+    Returns: [what, published, reproduced, under attacks that know the defence, scale], percentages
+             of the mean over seeds, or "missing".
+    """
+    rows = []
+    for dataset, title, ending in (("mnist", "MNIST", "-mixed"), ("cifar10", "CIFAR-10", "")):
+        for activation, bits in NETWORKS:
+            cell = grids.dqa_cell(activation, bits)
+            name, of = f"dqa-{dataset}", cell + ending
+            e = _first(evidence, name, of)
+            rows.append(
+                [
+                    f"DQA, {title}, {model_name(activation, bits)}, PGD",
+                    f"{printed(dataset)[cell, 'pgd']:.2f}",
+                    _seeds(e.accuracy(name, of, "pgd")),
+                    _seeds(e.worst(name, of)),
+                    e.scale,
+                ]
+            )
+    text = published.load("double_quantization_text").set_index("key")["value"]
+    for bits, dithered in (k for k in LOW if k[1]):
+        cell = grids.kind_name(bits, dithered)
+        e = _first(evidence, DOUBLE, cell)
+        worst = [worst_before(r) for r in e.records(f"{DOUBLE}-trial", cell)]
+        rows.append(
+            [
+                f"Double quantization, {bits} bit{'s' if bits > 1 else ''}, dithered, PGD",
+                f"{text[f'{bits}bit_dithered']:.2f}",
+                _seeds(e.accuracy(DOUBLE, cell, f"pgd/{cell}")),
+                _seeds(worst),
+                e.scale,
+            ]
+        )
+    return rows
+
+
+def _first(evidence: Sequence[Evidence], name: str, cell: str) -> Evidence:
+    return next((e for e in evidence if e.records(name, cell)), evidence[-1])
+
+
+def _seeds(values: Sequence[float]) -> str:
+    if not values:
+        return MISSING
+    runs = f" ({len(values)} runs)" if len(values) > 1 else ""
+    return f"{mean(values):.1f}{runs}"
