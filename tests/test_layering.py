@@ -19,7 +19,7 @@ LAYERS = [
     {"__main__"},
     {"experiments"},
     {"grids"},
-    {"figures"},
+    {"double", "figures"},
     {"results"},
     {"evaluation"},
     {"training"},
