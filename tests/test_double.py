@@ -198,7 +198,7 @@ def test_every_8_bit_image_is_on_the_levels():
 
 @pytest.mark.parametrize("n", [1, 10, 100])
 def test_the_area_is_that_of_two_binomial_counts(n):
-    clean, attacked = np.arange(400) % 20 < 18, np.arange(400) % 20 < 14
+    clean, attacked = np.arange(40) % 20 < 18, np.arange(40) % 20 < 14
     share = [hits[1::2].mean() for hits in (clean, attacked)]
     high, low = (binom(n, p).pmf(np.arange(n + 1)) for p in share)
     exact = sum(low[i] * (high[i + 1 :].sum() + high[i] / 2) for i in range(n + 1))
