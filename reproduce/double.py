@@ -41,13 +41,18 @@ def hits(record: Record, condition: str) -> np.ndarray:
     return np.unpackbits(packed, count=record.metrics[condition]["total"]).astype(bool)
 
 
+def share(record: Record | None, condition: str, first: int | None = None) -> float:
+    """Percent of hits, on the first images where asked; NaN where there is no record."""
+    return float("nan") if record is None else 100 * hits(record, condition)[:first].mean()
+
+
 def trained_on(record: Record) -> Kind:
     """The kind of image that a record's network was trained on."""
     return record.experiment["bits"], record.experiment["dithered"]
 
 
 def _conditions(record: Record, wanted: str) -> dict[Kind, str]:
-    """{kind: condition} of what was run of "clean" or "pgd", without other halftones."""
+    """{kind: condition} of what was run of "clean" or "pgd"."""
     names = {name: re.fullmatch(rf"{wanted}/(\d)bit(-dithered)?", name) for name in record.metrics}
     return {(int(m[1]), m[2] is not None): name for name, m in names.items() if m}
 
@@ -57,7 +62,8 @@ def measured_table(
 ) -> pd.DataFrame:
     """What the records say, "clean" or "pgd", as a table like `published_table`.
 
-    Args:    records: of one scale; seeds of one network are pooled. first: this many images only.
+    Args:    records: of one scale, none for another halftone; seeds of one network are pooled.
+             first: this many images only.
     Raises:  ValueError: records of several scales, or two of one network and seed.
     """
     scales = sorted({r.scale for r in records})

@@ -320,7 +320,8 @@ def detectability(auc: pd.DataFrame) -> Figure:
     names = [f"{bits}{' d' if dithered else ''}" for bits, dithered in auc.index]
     figure, ax = plt.subplots(figsize=(8, 3.4))
     for number, n in enumerate(auc.columns):
-        ax.plot(range(len(auc)), auc[n], "o-", color=f"C{number}", label=f"{n} images")
+        size = 10 - 3 * number  # equal areas lie on top of each other
+        ax.plot(range(len(auc)), auc[n], "o-", ms=size, color=f"C{number}", label=f"{n} images")
     ax.axhline(0.5, color="0.4", ls="--", lw=1)
     ax.set(xlabel="trained and tested on (bits; d: dithered)", ylabel="area under the ROC",
            ylim=(0.45, 1.03), xlim=(-0.5, len(auc) - 0.5))  # fmt: skip

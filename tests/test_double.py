@@ -78,6 +78,15 @@ def test_own_is_the_diagonal():
     assert np.array_equal(double.own(TABLE1).to_numpy(), np.diag(TABLE1.to_numpy()))
 
 
+def test_a_share_without_a_record_is_missing():
+    r = record(2, True)
+    counts = r.metrics["clean/8bit"]
+    assert double.share(r, "clean/8bit") == pytest.approx(100 * counts["correct"] / counts["total"])
+    first = double.hits(r, "clean/8bit")[:3]
+    assert double.share(r, "clean/8bit", 3) == pytest.approx(100 * first.mean())
+    assert np.isnan(double.share(None, "clean/8bit"))
+
+
 def test_kinds_are_named_in_words():
     assert [double.words(k) for k in ((1, False), (2, True))] == ["1 bit", "2 bits, dithered"]
 
