@@ -1,9 +1,10 @@
-"""Floyd-Steinberg dithering: as the second paper's released code does it, and as the textbook does.
+"""Halftones: Floyd-Steinberg dithering as the second paper's released code does it and as the
+textbook does, ordered dithering, and the error diffusion of Jarvis, Judice and Ninke.
 
-Each variant exists twice, bit for bit the same: a compiled loop for the CPU, and for any other
-device a wavefront that handles all pixels of an anti-diagonal, of all images, at once. Both hold
-the running values in the image that they are given and add the shares that reach a pixel in the
-same order: from above left, above, above right, left.
+Each variant of Floyd-Steinberg exists twice, bit for bit the same: a compiled loop for the CPU, and
+for any other device a wavefront that handles all pixels of an anti-diagonal, of all images, at
+once. Both hold the running values in the image that they are given and add the shares that reach a
+pixel in the same order: from above left, above, above right, left.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ def floyd_steinberg(images: Tensor, bits: int, variant: Variant = "released") ->
     Source:  Double quantization, sections III and IV; Floyd and Steinberg, An adaptive algorithm
              for spatial greyscale, Proceedings of the SID 17(2), 1976.
     """
-    _check(images, bits, variant)
+    _check(images, bits)
+    if variant not in get_args(Variant):
+        raise ValueError(f"variant is {variant!r}; give one of {', '.join(get_args(Variant))}")
     planes = images.flatten(0, 1)
     if images.device.type == "cpu":
         dithered = _dither_on_cpu(planes, bits, variant)
@@ -53,7 +56,66 @@ def floyd_steinberg(images: Tensor, bits: int, variant: Variant = "released") ->
     return dithered.view(images.shape)
 
 
-def _check(images: Tensor, bits: int, variant: str) -> None:
+def bayer(images: Tensor, bits: int) -> Tensor:
+    """Ordered dithering to 2**bits levels by Bayer's 8x8 thresholds: each pixel alone.
+
+    The levels are 255 k / (2**bits - 1), rounded to whole grey values. A pixel that lies a share s
+    of the way from one level to the next becomes the upper one where s > (m + 1/2) / 64, m being
+    the entry 0..63 of Bayer's matrix at its place; the matrix is repeated over the image. An image
+    that holds only the levels comes back unchanged. Over 8x8 pixels of one grey value the mean
+    moves by 1/128 of the distance between its two levels at most.
+
+    Args:    images: (N,C,H,W) uint8, any device. bits: 1..7.
+    Returns: (N,C,H,W) uint8 on the same device.
+    Raises:  TypeError, ValueError: as floyd_steinberg, for images and bits.
+    Source:  Bayer, An optimum method for two-level rendition of continuous-tone pictures, IEEE
+             International Conference on Communications, 1973.
+    """
+    _check(images, bits)
+    height, width = images.shape[-2:]
+    matrix = np.zeros((1, 1), np.int64)
+    for _ in range(3):
+        matrix = np.block([[4 * matrix, 4 * matrix + 2], [4 * matrix + 3, 4 * matrix + 1]])
+    tiled = np.tile(matrix, (-(-height // 8), -(-width // 8)))[:height, :width]
+    levels = _textbook_table(bits).astype(np.int64)
+    grey, m = np.arange(256)[:, None], np.arange(64)
+    k = (np.searchsorted(levels, grey, side="right") - 1).clip(max=len(levels) - 2)
+    lower, upper = levels[k], levels[k + 1]
+    output = np.where(128 * (grey - lower) > (2 * m + 1) * (upper - lower), upper, lower)
+    table = torch.from_numpy(output.astype(np.uint8)).to(images.device)
+    return table[images.int(), torch.from_numpy(tiled).to(images.device)]
+
+
+def jarvis_judice_ninke(images: Tensor, bits: int) -> Tensor:
+    """Error diffusion to twelve neighbours: smoother than Floyd-Steinberg, with longer shadows.
+
+    In float64 and raster order, each channel alone. A pixel becomes the nearest of the levels
+    255 k / (2**bits - 1), rounded to whole grey values; of two as near, the lower. Its error, the
+    difference to that whole value, goes in 48ths to the pixels
+
+                    *  7  5
+              3  5  7  5  3
+              1  3  5  3  1
+
+    and what would leave the image is lost; nothing is rounded or clipped on the way. An image that
+    holds only the levels comes back unchanged.
+
+    Args:    images: (N,C,H,W) uint8, any device; the work is done on the CPU. bits: 1..7.
+    Returns: (N,C,H,W) uint8 on the same device.
+    Raises:  TypeError, ValueError: as floyd_steinberg, for images and bits.
+    Source:  Jarvis, Judice and Ninke, A survey of techniques for the display of continuous tone
+             pictures on bilevel displays, Computer Graphics and Image Processing 5(1), 1976.
+    """
+    _check(images, bits)
+    levels = _textbook_table(bits).astype(np.int64)
+    # Entry j: the level of the values in ((j - 1) / 2, j / 2]. Twice a midpoint is whole.
+    nearest = levels[np.searchsorted(levels[:-1] + levels[1:], np.arange(511))]
+    kernel = _compile(_jarvis_kernel, "void(uint8[:,:,::1], uint8[::1])")
+    planes = _in_threads(kernel, images.cpu().flatten(0, 1), nearest.astype(np.uint8))
+    return planes.view(images.shape).to(images.device)
+
+
+def _check(images: Tensor, bits: int) -> None:
     got = images.dtype if isinstance(images, Tensor) else type(images).__name__
     if got != torch.uint8:
         raise TypeError(f"images is {got}; give a torch.uint8 tensor with values 0..255")
@@ -63,8 +125,6 @@ def _check(images: Tensor, bits: int, variant: str) -> None:
         raise TypeError(f"bits is {bits!r}; give an int from 1 to 7")
     if not 1 <= bits <= 7:
         raise ValueError(f"bits is {bits}; give 1 to 7 (8-bit images have nothing to dither)")
-    if variant not in get_args(Variant):
-        raise ValueError(f"variant is {variant!r}; give one of {', '.join(get_args(Variant))}")
 
 
 def _released_table(bits: int) -> np.ndarray:
@@ -91,6 +151,11 @@ def _dither_on_cpu(planes: Tensor, bits: int, variant: Variant) -> Tensor:
     else:
         kernel = _compile(_textbook_kernel, "void(uint8[:,:,::1], uint8[::1])")
         table = _textbook_table(bits)
+    return _in_threads(kernel, planes, table)
+
+
+def _in_threads(kernel: Callable[..., None], planes: Tensor, table: np.ndarray) -> Tensor:
+    """What `kernel` makes of a copy of `planes`, on as many threads as torch uses."""
     dithered = planes.clone(memory_format=torch.contiguous_format)
     # Threads of our own, not numba's: its OpenMP layer kills a process that forks afterwards, as
     # a DataLoader does, and its fallback layer one that calls it from two threads.
@@ -168,6 +233,27 @@ def _textbook_kernel(planes: np.ndarray, table: np.ndarray) -> None:
             for x in range(width):
                 for lane in range(len(group)):
                     group[lane, y, x] = table[int(running[y, x + 1, lane])]
+
+
+_JARVIS = np.array([[0, 0, 0, 7, 5], [3, 5, 7, 5, 3], [1, 3, 5, 3, 1]]) / 48
+
+
+def _jarvis_kernel(planes: np.ndarray, nearest: np.ndarray) -> None:
+    """Dither `planes`, (P,H,W), in place."""
+    _, height, width = planes.shape
+    for plane in planes:
+        # A border that no pixel reads: two columns left and right, two rows below.
+        running = np.zeros((height + 2, width + 4))
+        running[:height, 2 : width + 2] = plane
+        for y in range(height):
+            for x in range(width):
+                value = running[y, x + 2]
+                level = nearest[min(max(int(np.ceil(2 * value)), 0), 510)]
+                plane[y, x] = level
+                error = value - level
+                for dy in range(3):
+                    for dx in range(5):
+                        running[y + dy, x + dx] += error * _JARVIS[dy, dx]
 
 
 # ---- any device ---------------------------------------------------------------------------------

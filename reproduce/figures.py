@@ -11,6 +11,7 @@ import pandas as pd
 import seaborn as sns
 import torch
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
 from reproduce.quantizers import DynamicQuantizer, FixedQuantizer
@@ -94,10 +95,15 @@ def summary(measured: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).astype({"bits": "Int64"})
 
 
+def percent(value: float, digits: int = 1) -> str:
+    """A number of percent or points as tables show it; "missing" for NaN."""
+    return "missing" if pd.isna(value) else f"{value:.{digits}f}"
+
+
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A Markdown table; columns of numbers are aligned right, others left."""
     columns = list(zip(*rows, strict=True)) or [()] * len(header)
-    numeric = [all(re.match(r"[*+-]*\d|missing", str(c)) for c in column) for column in columns]
+    numeric = [all(re.match(r"[*+-]*\d\S*$|missing", str(c)) for c in column) for column in columns]
     rule = ["---:" if right else "---" for right in numeric]
     lines = [header, rule, *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
@@ -240,5 +246,88 @@ def staircases(bits: int = 2) -> Figure:
         right.plot(x[0], slope[0], color=f"C{number}", label=name)
     right.set(xlabel="input $x$", ylabel="slope", ylim=(-0.05, 1.6), title="backward pass")
     right.legend(fontsize="small", loc="upper right")
+    figure.tight_layout()
+    return close(figure)
+
+
+# --- Double quantization --------------------------------------------------------------------------
+
+
+def heatmaps(ours: pd.DataFrame, published: pd.DataFrame, decided: int = 0) -> Figure:
+    """Two tables of `double` and their difference, one below the other; NaN stays blank.
+
+    Args: decided: so many columns, from the left, are outlined.
+    """
+    panels = {
+        "ours (%)": (ours, {"vmin": 0, "vmax": 100, "cmap": "viridis", "fmt": ".1f"}),
+        "published (%)": (published, {"vmin": 0, "vmax": 100, "cmap": "viridis", "fmt": ".1f"}),
+        "ours minus published (points)": (
+            ours - published,
+            {"vmin": -60, "vmax": 60, "cmap": "vlag", "fmt": "+.1f"},
+        ),
+    }
+    names = [f"{bits}{' d' if dithered else ''}" for bits, dithered in ours.index]
+    figure, axes = plt.subplots(3, 1, figsize=(9, 14.5))
+    for ax, (title, (table, look)) in zip(axes, panels.items(), strict=True):
+        sns.heatmap(
+            table.round(1) + 0.0,  # no "-0.0"
+            ax=ax, annot=True, annot_kws={"size": 7.5}, linewidths=0.5, cbar_kws={"pad": 0.02},
+            xticklabels=names, yticklabels=names, **look,
+        )  # fmt: skip
+        ax.grid(False)
+        ax.tick_params(axis="y", rotation=0)
+        ax.set(title=title, xlabel="tested on (bits; d: dithered)", ylabel="trained on")
+        if decided:
+            edge = {"fill": False, "ec": "C3", "lw": 2.5, "clip_on": False}
+            ax.add_patch(Rectangle((0, 0), decided, len(table), **edge))
+    figure.tight_layout()
+    return close(figure)
+
+
+def certified_frontier(panels: dict[str, pd.DataFrame], eps_255: float) -> Figure:
+    """Clean accuracy against certified radius, a panel for each table of `double.frontier`."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(9.5, 4.2), sharey=True, squeeze=False)
+    for ax, (title, table) in zip(axes[0], panels.items(), strict=True):
+        for number, (rounding, label) in enumerate(
+            {"floor": "down", "nearest": "to nearest"}.items()
+        ):
+            for dithered, face in ((False, "none"), (True, None)):
+                part = table[table["dithered"] == dithered].dropna(subset="accuracy")
+                name = f"rounding {label}, {'dithered' if dithered else 'not dithered'}"
+                options = {"color": f"C{number}", "mfc": face or f"C{number}", "label": name}
+                ax.plot(part[rounding], part["accuracy"], "o" if dithered else "s", **options)
+        for row in table[table["dithered"]].dropna(subset="accuracy").itertuples():
+            for radius, offset in {row.floor: -14, row.nearest: 7}.items():  # the last where equal
+                spot = {"xytext": (0, offset), "textcoords": "offset points", "ha": "center"}
+                if radius:
+                    ax.annotate(f"{row.bits}", (radius, row.accuracy), fontsize="small", **spot)
+        ax.axvline(eps_255, color="0.4", ls="--", lw=1)
+        if table["accuracy"].isna().all():
+            ax.text(0.5, 0.5, "not run yet", transform=ax.transAxes, ha="center", color="0.4")
+        ax.margins(y=0.12)
+        ax.set_xscale("symlog", linthresh=1, base=2)
+        ticks = [0, 1, 2, 4, 8, 16, 32, 64, 127]
+        ax.set(title=title, xlabel="certified ε (grey levels)", xlim=(-0.3, 180), xticks=ticks)
+        ax.set_xticklabels(ticks)
+    axes[0][0].set_ylabel("clean accuracy (%)")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="lower center", ncols=2)
+    figure.tight_layout(rect=(0, 0.14, 1, 1))
+    return close(figure)
+
+
+def detectability(auc: pd.DataFrame) -> Figure:
+    """Area under the ROC for each network, a line for each size of batch (the columns)."""
+    names = [f"{bits}{' d' if dithered else ''}" for bits, dithered in auc.index]
+    figure, ax = plt.subplots(figsize=(8, 3.4))
+    for number, n in enumerate(auc.columns):
+        size = 10 - 3 * number  # equal areas lie on top of each other
+        ax.plot(range(len(auc)), auc[n], "o-", ms=size, color=f"C{number}", label=f"{n} images")
+    ax.axhline(0.5, color="0.4", ls="--", lw=1)
+    ax.set(xlabel="trained and tested on (bits; d: dithered)", ylabel="area under the ROC",
+           ylim=(0.45, 1.03), xlim=(-0.5, len(auc) - 0.5))  # fmt: skip
+    ax.set_xticks(range(len(auc)), names)
+    if auc.isna().all(axis=None):
+        ax.text(0.5, 0.5, "not run yet", transform=ax.transAxes, ha="center", color="0.4")
+    ax.legend(title="batch of", fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     figure.tight_layout()
     return close(figure)

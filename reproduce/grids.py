@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from reproduce import data, models, results
 from reproduce.attacks import FGSM, PGD, perturb
-from reproduce.dither import floyd_steinberg
+from reproduce.dither import bayer, floyd_steinberg, jarvis_judice_ninke
 from reproduce.evaluation import batch_seed, correct
 from reproduce.quantizers import activation, linear_quantize
 from reproduce.training import Settings, derived_seed
@@ -265,20 +265,35 @@ class DoubleQuantization(Experiment):
     """ResNet-20 trained on quantised or dithered images, tested on all 15 kinds of test image.
 
     Args:   bits: 1..8 of the training images. dithered: by Floyd-Steinberg, else linearly.
-            attack: of the adversarial test. attacked_images: how many it is run on.
-    Source: Double quantization, section IV, Tables I and II.
+            attack: of the adversarial test. attacked_images: how many it is run on. halftone: how
+            to dither instead, one of HALFTONES; tested on its own kind and on 8 bits alone.
+    Source: Double quantization, section IV, Tables I and II; other halftones are ours.
     """
 
     bits: int
     dithered: bool
     attack: PGD
     attacked_images: int | None = None
+    halftone: str | None = None
 
     paper = "double-quantization"
 
     @property
     def cell(self) -> str:
-        return kind_name(self.bits, self.dithered)
+        return kind_name(self.bits, self.dithered, self.halftone)
+
+    @property
+    def tests(self) -> list[tuple[str, tuple, PGD | None]]:
+        """(condition, kind of test image, attack), in the order to run them."""
+        kinds = KINDS
+        if self.halftone is not None:
+            kinds = ((self.bits, self.dithered, self.halftone), (8, False))
+        tests = [
+            (f"{condition}/{kind_name(*kind)}", kind, attack)
+            for kind in kinds
+            for condition, attack in (("clean", None), ("pgd", self.attack))
+        ]
+        return tests if self.halftone is None else tests[:-1]
 
     def model(self) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
@@ -286,51 +301,54 @@ class DoubleQuantization(Experiment):
             return models.resnet20()
 
     def prepare(self, images: Tensor) -> Tensor:
-        return quantised(images, self.bits, self.dithered)
+        return quantised(images, self.bits, self.dithered, self.halftone)
 
     def evaluations(self, model, dataset, check_stop):
         x, y = dataset.x_test[: self.test_images], dataset.y_test[: self.test_images]
         options = {"batch_size": self.eval_batch, "seed": self.seed, "check_stop": check_stop}
         fast = models.folded(model).to(memory_format=torch.channels_last)
 
-        def job(bits: int, dithered: bool, attack: PGD | None) -> Tensor:
+        def job(kind: tuple, attack: PGD | None) -> Tensor:
             few = slice(self.attacked_images if attack else None)
-            kind = (quantised(x[few], bits, dithered) * 255).round().byte()
-            defence = functools.partial(linear_quantize, bits=bits)
-            return correct(fast, kind, y[few], attack, defence=defence, **options)
+            images = (quantised(x[few], *kind) * 255).round().byte()
+            defence = functools.partial(linear_quantize, bits=kind[0])
+            return correct(fast, images, y[few], attack, defence=defence, **options)
 
-        return {
-            f"{condition}/{kind_name(*kind)}": functools.partial(job, *kind, attack)
-            for kind in KINDS
-            for condition, attack in (("clean", None), ("pgd", self.attack))
-        }
+        return {name: functools.partial(job, *test) for name, *test in self.tests}
 
 
 KINDS = (*((b, d) for b in range(1, 8) for d in (False, True)), (8, False))
+HALFTONES = {None: floyd_steinberg, "bayer": bayer, "jjn": jarvis_judice_ninke}
 
 
-def kind_name(bits: int, dithered: bool) -> str:
-    """One of the 15 kinds of image: "1bit", "1bit-dithered", ... "8bit"."""
-    return f"{bits}bit" + ("-dithered" if dithered else "")
+def kind_name(bits: int, dithered: bool, halftone: str | None = None) -> str:
+    """One of the 15 kinds of image, "1bit", "1bit-dithered", ... "8bit", or such as "1bit-jjn"."""
+    return f"{bits}bit" + (f"-{halftone or 'dithered'}" if dithered else "")
 
 
-def quantised(images: Tensor, bits: int, dithered: bool) -> Tensor:
+def quantised(images: Tensor, bits: int, dithered: bool, halftone: str | None = None) -> Tensor:
     """Images as the network sees them: dithered or not, then on the levels k / (2**bits - 1).
 
-    Args:    images: (N, C, H, W) uint8. bits: 1..8; 8 bits cannot be dithered.
+    Args:    images: (N, C, H, W) uint8. bits: 1..8; 8 bits cannot be dithered. halftone: None for
+             Floyd and Steinberg's as released, else one of HALFTONES.
     Returns: (N, C, H, W) float32 in [0, 1].
     """
     if dithered:
-        images = floyd_steinberg(images, bits)
+        images = HALFTONES[halftone](images, bits)
     return linear_quantize(data.to_float(images), bits)
 
 
 def double_quantization(
-    bits: int, dithered: bool, seed: int = 0, scale: str = "laptop"
+    bits: int,
+    dithered: bool,
+    seed: int = 0,
+    scale: str = "laptop",
+    halftone: str | None = None,
 ) -> DoubleQuantization:
-    """A row of Tables I and II.
+    """A row of Tables I and II, or a network for another halftone.
 
-    Raises: ValueError: bits outside 1..8, 8 bits dithered, an unknown scale.
+    Raises: ValueError: bits outside 1..8, 8 bits dithered, an unknown scale or halftone, a halftone
+            without dithering.
     """
     _seed_and_scale(seed, scale)
     proper = type(bits) is int and type(dithered) is bool  # True is 1 and 2.0 is 2 in Python
@@ -339,8 +357,20 @@ def double_quantization(
             f"bits={bits!r}, dithered={dithered!r} is none of the 15 models; "
             "bits is 1..7 with or without dithering, or 8 without"
         )
-    recipe = _DOUBLE_RECIPES[scale]
-    return DoubleQuantization(scale=scale, seed=seed, bits=bits, dithered=dithered, **recipe)
+    if halftone not in HALFTONES or (halftone and not dithered):
+        others = ", ".join(filter(None, HALFTONES))
+        raise ValueError(
+            f"halftone is {halftone!r} with dithered={dithered!r}; "
+            f"give None, or {others} with dithered=True"
+        )
+    return DoubleQuantization(
+        scale=scale,
+        seed=seed,
+        bits=bits,
+        dithered=dithered,
+        halftone=halftone,
+        **_DOUBLE_RECIPES[scale],
+    )
 
 
 def _double(dataset: str, epochs: int, schedule: str, attack_steps: int, **options):
@@ -401,6 +431,10 @@ def grid(
             if paper in (None, "double-quantization"):
                 for bits, dithered in KINDS:
                     yield double_quantization(bits, dithered, number, chosen)
+                if chosen != "smoke" and number == 0:
+                    for bits in (1, 2):
+                        for halftone in filter(None, HALFTONES):
+                            yield double_quantization(bits, True, number, chosen, halftone)
 
 
 def _dqa_grid(scale: str, seed: int) -> Iterator[DQA]:
@@ -426,6 +460,6 @@ def work(experiment: Experiment) -> float:
         macs = 0.42e6 if experiment.width is None else 557e6 * (experiment.width / 64) ** 2
     else:
         attacked = experiment.attacked_images or n_test
-        passes += len(KINDS) * (n_test + attacked * experiment.attack.steps)
+        passes += sum(a.steps * attacked if a else n_test for _, _, a in experiment.tests)
         macs = 41e6
     return 3 * macs * passes

@@ -17,7 +17,7 @@ import torch
 
 from reproduce import data, experiments, grids, results, storage
 from reproduce.attacks import FGSM, PGD
-from reproduce.dither import floyd_steinberg
+from reproduce.dither import bayer, floyd_steinberg, jarvis_judice_ninke
 from reproduce.evaluation import correct
 from reproduce.experiments import Busy, run, trained
 from reproduce.grids import (
@@ -199,6 +199,7 @@ def every() -> list:
 
 
 def test_the_grid_has_seven_dqa_cells_and_fifteen_kinds_for_each_seed_and_data_set():
+    plain = [e for e in every() if getattr(e, "halftone", None) is None]
     seeds = {"smoke": 1, "laptop": 3, "paper": 5}
     # Both readings of how the paper mixes clean and adversarial examples are run on MNIST.
     real = {"dqa-mnist": 2 * 7, "dqa-cifar10": 7, "double-quantization-cifar10": 15}
@@ -213,7 +214,33 @@ def test_the_grid_has_seven_dqa_cells_and_fifteen_kinds_for_each_seed_and_data_s
         for name, count in sets.items()
         for seed in range(seeds[scale])
     }
-    assert Counter((e.scale, e.name, e.seed) for e in every()) == expected
+    assert Counter((e.scale, e.name, e.seed) for e in plain) == expected
+
+
+def test_the_first_seed_has_two_other_halftones_at_one_and_two_bits_on_real_data():
+    others = [e for e in every() if getattr(e, "halftone", None)]
+    cells = {f"{bits}bit-{name}" for bits in (1, 2) for name in ("bayer", "jjn")}
+    expected = {(s, 0, cell): 1 for s in ("laptop", "paper") for cell in cells}
+    assert Counter((e.scale, e.seed, e.cell) for e in others) == expected
+    for e in others:
+        assert [name for name, _, _ in e.tests] == [
+            f"clean/{e.cell}",
+            f"pgd/{e.cell}",
+            "clean/8bit",
+        ]
+        assert replace(e, halftone=None) == double_quantization(e.bits, True, 0, e.scale)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        ((1, False, 0, "laptop"), "7fe85923"),
+        ((2, True, 0, "laptop"), "f8e29b34"),
+        ((8, False, 4, "paper"), "80b07ce0"),
+    ],
+)
+def test_the_field_for_halftones_left_older_keys_alone(arguments, key):
+    assert double_quantization(*arguments).key == key
 
 
 def test_keys_and_file_names_are_unique_over_the_whole_grid():
@@ -229,7 +256,7 @@ def test_the_cells_are_those_of_the_papers():
     both = cells | {f"{cell}-mixed" for cell in cells}
     assert {e.cell for e in every() if e.paper == "dqa"} == both
     assert {e.cell for e in every() if e.name == "dqa-cifar10"} == cells
-    kinds = {e.cell for e in every() if e.paper == "double-quantization"}
+    kinds = {e.cell for e in every() if getattr(e, "halftone", "dqa") is None}
     assert kinds == {f"{b}bit" for b in range(1, 9)} | {f"{b}bit-dithered" for b in range(1, 8)}
 
 
@@ -303,6 +330,14 @@ def test_an_impossible_dqa_cell_is_refused_in_one_line(arguments, names):
 def test_what_is_none_of_the_15_models_is_refused(bits, dithered):
     with pytest.raises((ValueError, TypeError), match=f"{bits!r}|{dithered!r}"):
         double_quantization(bits, dithered, 0, "smoke")
+
+
+@pytest.mark.parametrize(("dithered", "halftone"), [(True, "ordered"), (False, "jjn"), (True, "")])
+def test_a_halftone_that_is_none_or_has_nothing_to_do_is_refused(dithered, halftone):
+    with pytest.raises(
+        ValueError, match=f"halftone is {halftone!r}.*bayer, jjn with dithered=True"
+    ):
+        double_quantization(1, dithered, 0, "smoke", halftone)
 
 
 def test_an_unknown_scale_or_seed_of_double_quantization_is_refused():
@@ -523,6 +558,23 @@ def test_a_double_quantization_network_is_evaluated_on_all_kinds_of_image(evalua
         defended = options.pop("defence")(images / 255)
         assert torch.allclose(defended, levels, atol=1e-6), "the defence finds the level again"
         assert options == {"batch_size": 125, "seed": 3, "check_stop": stop}
+
+
+@pytest.mark.parametrize(("name", "dithered_by"), [("bayer", bayer), ("jjn", jarvis_judice_ninke)])
+def test_a_network_for_another_halftone_sees_it_in_training_and_test(
+    evaluations, name, dithered_by
+):
+    experiment, dataset = replace(tiny_double(), halftone=name), data.load("patterns")
+    x = dataset.x_test[:6]
+    expected = dithered_by(x, 2)
+    assert torch.equal((experiment.prepare(x) * 255).round().byte(), expected)
+    for job in experiment.evaluations(experiment.model(), dataset, StopEvery(1)).values():
+        job()
+    attacks = None, experiment.attack, None
+    for asked, test, attack in zip(evaluations, (expected, expected[:4], x), attacks, strict=True):
+        images, _, seen, options = asked
+        assert torch.equal(images, test) and seen == attack
+        assert torch.equal((options["defence"](images / 255) * 255).round().byte(), images)
 
 
 def test_a_run_takes_the_first_images_and_its_own_settings(trainings):

@@ -22,7 +22,7 @@ LAYERS = [
     {"trials"},
     {"grids"},
     {"trial_figures"},
-    {"figures"},
+    {"double", "figures"},
     {"results"},
     {"evaluation"},
     {"training"},
