@@ -32,7 +32,7 @@ def ladder(panels: Mapping[str, Mapping[str, Sequence[float]]], rungs: Sequence[
     for ax, (title, networks) in zip(axes[0], panels.items(), strict=True):
         number = 0
         for name, values in networks.items():
-            ax.plot(range(len(rungs)), values, "o-", ms=5, **_line(name, number))
+            ax.plot(range(len(rungs)), values, marker="o", ms=5, **_line(name, number))
             number += name != CONTROL
         ax.set(title=title, ylim=(-3, 103), xticks=range(len(rungs)))
         ax.set_xticklabels(rungs, fontsize="small")
@@ -59,7 +59,7 @@ def against_eps(
     figure, ax = plt.subplots(figsize=(7, 4.2))
     number = 0
     for name, values in networks.items():
-        ax.plot(eps, values, "o-", ms=5, **_line(name, number))
+        ax.plot(eps, values, marker="o", ms=5, **_line(name, number))
         number += name != CONTROL
     ax.axvline(mark, color="0.6", lw=1)
     ax.set(xlabel=f"ε ({unit})", ylabel="accuracy (%)", ylim=(-3, 103))

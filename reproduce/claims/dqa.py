@@ -38,6 +38,10 @@ def printed(dataset: str) -> dict[tuple[str, str], float]:
     }
 
 
+def _names(cells: Sequence[str]) -> str:
+    return "the six quantised networks" if tuple(cells) == QUANTISED else ", ".join(cells)
+
+
 Rule = Callable[[Evidence, str, str], Verdict]
 
 
@@ -72,7 +76,7 @@ def _numbers(dataset: str, cells: Sequence[str], attacks: Sequence[str]):
         for attack in attacks:
             ours = _means(evidence, name, [c + ending for c in cells], attack)
             if not ours:
-                return missing(f"{SEEDS} seeds of {', '.join(cells)} on {dataset}")
+                return missing(f"{SEEDS} seeds of {_names(cells)} on {dataset}")
             off += [o - table[c, attack] for c, o in zip(cells, ours, strict=True)]
         met = sum(abs(d) <= TOLERANCE for d in off)
         why = f"ours less published: {points(off)} points ({', '.join(attacks)})"
@@ -89,7 +93,7 @@ def _gain(dataset: str, attack: str, networks: Sequence[str] = QUANTISED):
         cells = [c + ending for c in networks]
         ours = _means(evidence, name, ["relu" + ending, *cells], attack)
         if not ours:
-            return missing(f"{SEEDS} seeds of ReLU, {', '.join(networks)} on {dataset}")
+            return missing(f"{SEEDS} seeds of ReLU and {_names(networks)} on {dataset}")
         gains = [o - ours[0] for o in ours[1:]]
         said = [table[c, attack] - table["relu", attack] for c in networks]
         why = f"gains over ReLU: {points(gains)} points, published {points(said)}"
