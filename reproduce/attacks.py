@@ -134,6 +134,7 @@ def perturb(model: nn.Module, attack: Attack, images: Tensor, labels: Tensor, se
         if not (low >= 0 and high <= 1):
             raise ValueError(f"images hold values from {low} to {high}; they must lie in [0, 1]")
     was_training = model.training
+    model.eval()
     try:
         with _weights_fixed(model), seeded(seed, images.device):
             return attack.attack(model)(images, labels)

@@ -57,9 +57,7 @@ def correct(
             x = to_float(images[start : start + batch_size].to(device))
             y = labels[start : start + batch_size].to(device)
             if attack is not None:
-                x = perturb(
-                    model if source is None else source, attack, x, y, batch_seed(seed, number)
-                )
+                x = perturb(source, attack, x, y, batch_seed(seed, number))
             with torch.no_grad():
                 logits = model(x if defence is None else defence(x))
             hits.append((logits.argmax(1) == y).cpu())

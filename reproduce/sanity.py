@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from reproduce.adaptive import AdaptivePGD
-from reproduce.attacks import perturb
+from reproduce.attacks import perturb, seeded
 from reproduce.quantizers import DynamicQuantizer, FixedQuantizer
 
 INNER = 256  # random points around an image, on the planted head's near side
 FRESH = 256  # random points that are tried as an attack on it
+# Attacks draw their starts from seed + i: the same numbers would start them beside the corner.
+PLANTING = 1_000_000
 
 
 def flags(model: nn.Module, images: Tensor) -> dict[str, bool]:
@@ -68,7 +70,8 @@ def loss_by_step(
 ) -> list[float]:
     """The attack's mean objective at its start and after each step, no image left out.
 
-    Args: images: (N, C, H, W) float32 in [0, 1]. labels: (N,) int64. seed: of the start.
+    Args: images: (N, C, H, W) float32 in [0, 1]. labels: (N,) int64. seed: of the start and
+          of the noise that the gradient is averaged over.
     """
     curve: list[float] = []
     _walk(model, attack, images, labels, seed, curve)
@@ -79,9 +82,8 @@ def _walk(model, attack: AdaptivePGD, images, labels, seed: int, curve=None) -> 
     """The attack's path from one start to its end, whatever the model says on the way."""
     eps, step = attack.eps_255 / 255, attack.step_255 / 255
     low, high = (images - eps).clamp(0, 1), (images + eps).clamp(0, 1)
-    generator = torch.Generator(images.device).manual_seed(seed)
-    x = low + (high - low) * torch.rand(images.shape, generator=generator, device=images.device)
-    with attack.rule(model):
+    with attack.rule(model), seeded(seed, images.device):
+        x = low + (high - low) * torch.rand(images.shape, device=images.device)
         for number in range(attack.steps + 1):
             logits, grad = attack.gradient(model, x, labels)
             if curve is not None:
@@ -145,7 +147,7 @@ def planted(
     body = model[:-1]
     for i, image in enumerate(images):
         check_stop()
-        generator = torch.Generator(images.device).manual_seed(seed + i)
+        generator = torch.Generator(images.device).manual_seed(PLANTING + seed + i)
         head = _head(body, image, eps, generator)
         if head is None:
             continue
@@ -188,8 +190,11 @@ def _head(body: nn.Module, image: Tensor, eps: float, generator) -> nn.Linear | 
         nearest, reach = (others @ w).max(), far @ w
         if not reach - nearest > 1e-4 * f.abs().max():
             return None
-        head = nn.Linear(len(far), 2, device=f.device)
-        unit = 2 / (reach - nearest)  # the corner gets logit +1, the nearest other point -1
+        # An ordinary layer would draw its weights from the global generator first.
+        head = nn.utils.skip_init(nn.Linear, len(far), 2, device=f.device)
+        unit = 2 / (
+            reach - nearest
+        )  # the logits differ by 1 at the corner and by -1 at the nearest other
         head.weight.copy_(torch.stack([-w, w]) * unit / 2)
         threshold = (reach + nearest) / 2 * unit / 2
         head.bias.copy_(torch.stack([threshold, -threshold]))
