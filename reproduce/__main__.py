@@ -143,9 +143,12 @@ def _run_one(experiment: Experiment, stop: _Stop) -> str:
     """Run one experiment with a progress bar; returns what to say of it."""
     n = experiment.train_images or len(data.load(experiment.dataset).x_train)
     total = n * experiment.training.epochs
+    trained = None
     with tqdm(total=total, unit="img", desc=experiment.slug, mininterval=1, leave=False) as bar:
 
         def report(progress, images: int) -> None:
+            nonlocal trained
+            trained = progress
             if not bar.n:
                 done_before = (progress.step - 1) * experiment.training.batch_size
                 bar.initial = bar.n = min(total, done_before)
@@ -158,7 +161,12 @@ def _run_one(experiment: Experiment, stop: _Stop) -> str:
 
         record = experiments.run(experiment, check_stop=stop, report=report)
     shares = (f"{n} {c['correct'] / c['total']:.2%}" for n, c in list(record.metrics.items())[:3])
-    return f"{experiment.slug}: {', '.join(shares)}, {_duration(record.wall_s)}"
+    line = f"{experiment.slug}: {', '.join(shares)}, {_duration(record.wall_s)}"
+    if trained is not None:  # not where only the evaluation was left
+        line += (
+            f", {trained.prepare_s / trained.seconds:.1%} of the training spent preparing images"
+        )
+    return line
 
 
 def run(args: argparse.Namespace) -> int:
