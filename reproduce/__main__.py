@@ -156,14 +156,17 @@ class _Stop:
 
 def _run_one(experiment: Experiment | Trial, stop: _Stop) -> str:
     """Run one experiment with a progress bar; returns what to say of it."""
-    trained = experiment.base if isinstance(experiment, Trial) else experiment
-    n = trained.train_images or len(data.load(trained.dataset).x_train)
-    total = n * trained.training.epochs
+    source = experiment.base if isinstance(experiment, Trial) else experiment
+    n = source.train_images or len(data.load(source.dataset).x_train)
+    total = n * source.training.epochs
+    trained = None
     with tqdm(total=total, unit="img", desc=experiment.slug, mininterval=1, leave=False) as bar:
 
         def report(progress, images: int) -> None:
+            nonlocal trained
+            trained = progress
             if not bar.n:
-                done_before = (progress.step - 1) * trained.training.batch_size
+                done_before = (progress.step - 1) * source.training.batch_size
                 bar.initial = bar.n = min(total, done_before)
             bar.update(images)
             sums = progress.sums
@@ -174,7 +177,12 @@ def _run_one(experiment: Experiment | Trial, stop: _Stop) -> str:
 
         record = experiments.run(experiment, check_stop=stop, report=report)
     shares = (f"{n} {c['correct'] / c['total']:.2%}" for n, c in list(record.metrics.items())[:3])
-    return f"{experiment.name} {experiment.slug}: {', '.join(shares)}, {_duration(record.wall_s)}"
+    line = f"{experiment.name} {experiment.slug}: {', '.join(shares)}, {_duration(record.wall_s)}"
+    if trained is not None:  # not where only the evaluation was left
+        line += (
+            f", {trained.prepare_s / trained.seconds:.1%} of the training spent preparing images"
+        )
+    return line
 
 
 def run(args: argparse.Namespace) -> int:

@@ -100,12 +100,17 @@ class Settings:
 
 @dataclass
 class Progress:
-    """Where a run stands: steps done, seconds spent, per-epoch curves, this epoch's sums."""
+    """Where a run stands: steps done, seconds spent, per-epoch curves, this epoch's sums.
+
+    prepare_s: the part of the seconds in which images were prepared, as by dithering (on a GPU, in
+    which the work was handed to it).
+    """
 
     step: int
     seconds: float
     curves: dict[str, list]
     sums: dict[str, float]
+    prepare_s: float = 0.0
 
 
 def derived_seed(*parts: int | str) -> int:
@@ -248,7 +253,9 @@ def train(
         attack = settings.attack_at(step, steps_per_epoch)
         for group in optimizer.param_groups:
             group["lr"] = lr
+        before = time.perf_counter()
         x, y = prepare(x), labels[index]
+        progress.prepare_s += time.perf_counter() - before
         with seeded(derived_seed(seed, step, "layers"), device):  # dropout
             attack_seed = derived_seed(seed, step, "attack")
             sums = _gradients(model, optimizer, settings, attack, x, y, attack_seed)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -237,6 +238,8 @@ def test_run_prints_the_accuracies_of_the_record(capsys, tiny_grid):
     (record,) = results.records()
     for condition, counts in record.metrics.items():
         assert f"{condition} {100 * counts['correct'] / counts['total']:.2f}%" in line
+    share = float(re.search(r", ([\d.]+)% of the training spent preparing images$", line)[1])
+    assert 0 <= share < 100
 
 
 def test_a_budget_of_nothing_starts_nothing(capsys, tiny_grid, folders):

@@ -125,6 +125,7 @@ OTHER_DQA = OTHER_SHARED | {
 }  # fmt: skip
 OTHER_DOUBLE = OTHER_SHARED | {
     "bits": 3, "dithered": False, "attack": PGD(1, 2, 3), "attacked_images": 3,
+    "halftone": "jjn",
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ PACKAGE = Path(reproduce.__file__).resolve().parent
 
 # Each layer may import what stands below it. Nothing in the last one imports a sibling.
 LAYERS = [
-    {"__main__"},
+    {"__main__", "benchmark"},
     {"claims"},
     {"experiments"},
     {"trials"},

@@ -589,6 +589,22 @@ def test_impossible_settings_are_refused_in_one_line(name, value):
     assert "\n" not in str(caught.value)
 
 
+def test_the_time_spent_preparing_images_is_counted_and_kept_over_a_stop(tmp_path):
+    images, labels = small_data()
+    steps, pause = 9, 0.01
+
+    def slow(x: torch.Tensor) -> torch.Tensor:
+        time.sleep(pause)
+        return data.to_float(x)
+
+    options = {"prepare": slow, "checkpoint": tmp_path / "c", "check_stop": StopAt(4)}
+    with pytest.raises(Interrupted):
+        train(linear(), images, labels, plain(), 0, **options)
+    progress = train(linear(), images, labels, plain(), 0, **options)
+    assert progress.step == steps
+    assert steps * pause <= progress.prepare_s < progress.seconds
+
+
 # --- Real data ------------------------------------------------------------------------------------
 
 

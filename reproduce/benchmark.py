@@ -1,0 +1,168 @@
+"""python -m reproduce.benchmark: images a second of every stage, on the device at hand.
+
+Each stage stands beside a plain way to do the same: dithering beside a loop over pixels, our
+training step beside a float32 loop, PGD on the folded network beside the network as trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from reproduce import data, experiments, grids, models
+from reproduce.dither import bayer, floyd_steinberg, jarvis_judice_ninke
+from reproduce.evaluation import correct
+from reproduce.training import train
+
+BITS = 2
+STEPS = 4  # training steps in one call
+
+
+def rate(job: Callable[[], object], images: int, seconds: float) -> float:
+    """Images a second of `job`, which works on so many; called once before, then for `seconds`."""
+
+    def finish() -> None:
+        job()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    finish()
+    calls, started = 0, time.perf_counter()
+    while calls == 0 or time.perf_counter() - started < seconds:
+        finish()
+        calls += 1
+    return images * calls / (time.perf_counter() - started)
+
+
+def dither_pixel_by_pixel(images: Tensor, bits: int) -> Tensor:
+    """The released Floyd-Steinberg dither as a loop over pixels: what it costs without a compiler.
+
+    Args:    images: (N, C, H, W) uint8. bits: 1..7.
+    Returns: the same as floyd_steinberg(images, bits).
+    """
+    width = images.shape[-1]
+    output = []
+    for plane in images.flatten(0, 1).tolist():
+        for y, row in enumerate(plane):
+            for x, old in enumerate(row):
+                row[x] = old // 2 ** (8 - bits) * 255 // (2**bits - 1)
+                for dy, dx, weight in ((0, 1, 7), (1, -1, 3), (1, 0, 5), (1, 1, 1)):
+                    if y + dy < len(plane) and x + dx < width and (dx >= 0 or x > 1):
+                        moved = plane[y + dy][x + dx] + round((old - row[x]) * weight / 16)
+                        plane[y + dy][x + dx] = min(max(moved, 0), 255)
+        output.append(plane)
+    return torch.tensor(output, dtype=torch.uint8).view(images.shape)
+
+
+def dithering(images: Tensor, seconds: float) -> dict[str, float]:
+    """Images a second of each halftone."""
+    few = images[:2].cpu()
+    textbook = functools.partial(floyd_steinberg, variant="textbook")
+    stages = {
+        "pixel by pixel in Python": (dither_pixel_by_pixel, few),
+        "Floyd-Steinberg, released": (floyd_steinberg, images),
+        "Floyd-Steinberg, textbook": (textbook, images),
+        "ordered (Bayer)": (bayer, images),
+        "Jarvis-Judice-Ninke": (jarvis_judice_ninke, images),
+    }
+    return {
+        name: rate(functools.partial(dither, x, BITS), len(x), seconds)
+        for name, (dither, x) in stages.items()
+    }
+
+
+def plain_steps(model: nn.Module, images: Tensor, labels: Tensor, prepare, batch: int) -> None:
+    """The same training as a plain loop: float32, no channels_last, momentum SGD."""
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=1e-4)
+    generator = torch.Generator(images.device).manual_seed(0)
+    model.train()
+    for x, y in zip(images.split(batch), labels.split(batch), strict=True):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(prepare(data.crop_and_flip(x, generator))), y)
+        loss.backward()
+        optimizer.step()
+        loss.item()
+
+
+def training(
+    images: Tensor, labels: Tensor, batch: int, seconds: float
+) -> tuple[dict[str, float], float]:
+    """Images a second of both loops, and the share of dithering in a step of ours."""
+    experiment = grids.double_quantization(BITS, True)
+    settings = replace(experiment.training, epochs=1, batch_size=batch)
+    plain, ours = (experiment.model().to(images.device) for _ in range(2))
+    prepare = experiment.prepare
+    spent = []
+
+    def steps() -> None:
+        spent.append(train(ours, images, labels, settings, 0, prepare=prepare))
+
+    stages = {
+        "plain float32 loop": lambda: plain_steps(plain, images, labels, prepare, batch),
+        "this package": steps,
+    }
+    speeds = {name: rate(job, len(images), seconds) for name, job in stages.items()}
+    timed = spent[1:]
+    return speeds, sum(p.prepare_s for p in timed) / sum(p.seconds for p in timed)
+
+
+def attacking(images: Tensor, labels: Tensor, steps: int, seconds: float) -> dict[str, float]:
+    """Images a second of an evaluation under PGD."""
+    experiment = grids.double_quantization(BITS, True)
+    attack = replace(experiment.attack, steps=steps)
+    model = experiment.model().to(images.device).eval()
+    networks = {
+        "network as trained": model,
+        "batch normalisation folded": models.folded(model).to(memory_format=torch.channels_last),
+    }
+    size = len(images)
+    return {
+        name: rate(
+            functools.partial(correct, network, images, labels, attack, batch_size=size),
+            size,
+            seconds,
+        )
+        for name, network in networks.items()
+    }
+
+
+def show(title: str, speeds: dict[str, float]) -> None:
+    """One stage; the first line is what the others are compared with."""
+    first = next(iter(speeds.values()))
+    print(f"\n{title:<40}{'images/s':>12}{'speed-up':>12}")
+    for name, speed in speeds.items():
+        print(f"  {name:<38}{speed:>12,.1f}{speed / first:>11,.1f}x")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m reproduce.benchmark", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=2.0, help="for each measurement")
+    parser.add_argument("--batch", type=int, default=128, help="images at a time")
+    parser.add_argument("--attack-steps", type=int, default=20, help="of PGD")
+    args = parser.parse_args(argv)
+    device = experiments.device()
+    dataset = data.load("patterns")
+    images = dataset.x_train[: STEPS * args.batch].to(device)
+    labels = dataset.y_train[: STEPS * args.batch].to(device)
+    print(
+        f"device: {experiments.device_name()}\ntorch {torch.__version__}, batches of {args.batch}"
+    )
+    show(f"Dithering to {BITS} bits", dithering(images[: args.batch], args.seconds))
+    speeds, share = training(images, labels, args.batch, args.seconds)
+    show("Training ResNet-20, dithering included", speeds)
+    print(f"  share of dithering in a step of this package: {share:.1%}")
+    few = slice(max(1, args.batch // 4))
+    speeds = attacking(images[few], labels[few], args.attack_steps, args.seconds)
+    show(f"Evaluation under PGD-{args.attack_steps}", speeds)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
