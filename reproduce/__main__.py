@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from reproduce import data, experiments, grids, results, trials
-from reproduce.experiments import Busy
+from reproduce.experiments import Busy, NoWeights
 from reproduce.grids import Experiment
 from reproduce.training import Interrupted
 from reproduce.trials import Trial
@@ -202,12 +202,13 @@ def run(args: argparse.Namespace) -> int:
         except Interrupted:
             print("stopped; call again to resume", flush=True)
             return 0
-        except OSError:  # no data, no room: the next experiment would meet it too
-            raise
         except Exception as error:
+            if isinstance(error, OSError) and not isinstance(error, NoWeights):
+                raise  # no data, no room: the next experiment would meet it too
             failed += 1
             reason = str(error).splitlines()[0] if str(error) else ""
-            print(f"{experiment.slug} failed: {type(error).__name__}: {reason}", file=sys.stderr)
+            what = f"{experiment.name} {experiment.slug}"
+            print(f"{what} failed: {type(error).__name__}: {reason}", file=sys.stderr)
     return 1 if failed else 0
 
 

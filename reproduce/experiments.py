@@ -28,6 +28,10 @@ class Busy(RuntimeError):
     """Another process is running this experiment."""
 
 
+class NoWeights(FileNotFoundError):
+    """The record of a network is there, the network itself is not."""
+
+
 def device() -> torch.device:
     """The GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -79,16 +83,22 @@ def weights_file(experiment: Experiment) -> Path:
 def trained(experiment: Experiment) -> nn.Module:
     """The trained network of a finished experiment, on the CPU, in eval mode.
 
-    Raises: FileNotFoundError: no record or no weights. ValueError: weights that are damaged, or not
-            those that the record names.
+    Raises: FileNotFoundError: no record. NoWeights: no weights. ValueError: weights that are
+            damaged, or not those that the record names.
     """
     record = load(experiment)
     if record is None:
         raise FileNotFoundError(f"no record of {experiment.slug}; run it first")
-    tensors, _ = storage.load_tensors(weights_file(experiment))
+    file = weights_file(experiment)
+    if not file.exists():
+        raise NoWeights(
+            f"no weights of {experiment.name} {experiment.slug}: put them at {file}, "
+            "or move its record away and run again"
+        )
+    tensors, _ = storage.load_tensors(file)
     if storage.tensors_sha256(tensors) != record.weights_sha256:
         raise ValueError(
-            f"{weights_file(experiment)} is not what the record names; "
+            f"{file} is not what the record names; "
             "restore it, or move the record away and run again"
         )
     model = experiment.model()
@@ -110,6 +120,7 @@ def run(
              report: called after each training step with the progress and the images just done.
     Returns: the Record, which is on disk.
     Raises:  Busy: another process runs it. Interrupted. OSError: no data, or no room to write.
+             NoWeights: of a trial whose network was trained elsewhere.
              Whatever else made the run fail, after a record marked failed was stored.
     """
     record = load(experiment)
@@ -127,9 +138,11 @@ def run(
 
 
 def _run(experiment: Experiment | Trial, check_stop, report) -> Record:
+    networks = []
     if isinstance(experiment, Trial):  # what fails there is not this one's failure
         for needed in filter(None, (experiment.base, experiment.twin())):
             run(needed, check_stop=check_stop, report=report)
+            networks.append(trained(needed).to(device()))
     dataset = data.load(experiment.dataset)
     commit, dirty = _source()
     checkpoint = storage.cache() / "checkpoints" / f"{experiment.key}.safetensors"
@@ -153,7 +166,7 @@ def _run(experiment: Experiment | Trial, check_stop, report) -> Record:
     started = time.perf_counter()
     try:
         if isinstance(experiment, Trial):
-            _put_to_trial(experiment, dataset, check_stop, partial, record)
+            _put_to_trial(experiment, networks, dataset, check_stop, partial, record)
         else:
             _train_and_test(experiment, dataset, check_stop, report, checkpoint, partial, record)
         results.save(record)
@@ -197,10 +210,10 @@ def _train_and_test(
     record.weights_sha256 = storage.save_tensors(target, weights, {"slug": experiment.slug})
 
 
-def _put_to_trial(trial: Trial, dataset, check_stop, partial: Path, record: Record) -> None:
-    model = trained(trial.base).to(device())
-    source = trial.twin()
-    twin = None if source is None else trained(source).to(device())
+def _put_to_trial(
+    trial: Trial, networks: list[nn.Module], dataset, check_stop, partial: Path, record
+) -> None:
+    model, twin = (*networks, None)[:2]
     jobs = trial.evaluations(model, twin, dataset, check_stop)
     seconds = _evaluate(jobs, model, partial, record)
     started = time.perf_counter()
