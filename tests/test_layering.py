@@ -21,6 +21,7 @@ LAYERS = [
     {"experiments"},
     {"trials"},
     {"grids"},
+    {"dqa"},
     {"figures"},
     {"results"},
     {"evaluation"},
