@@ -102,6 +102,47 @@ def conclude(runs: pd.DataFrame, risk: str) -> str:
     )
 
 
+def clusters(records: Sequence[Record]) -> str:
+    """How far features keep to their classes (Fig. 3), for each network; each seed in its order."""
+    rows: dict[str, list[Record]] = {}
+    for r in sorted(records, key=lambda r: r.seed):
+        if "knn/clean" in r.arrays:  # older records have none
+            rows.setdefault(name_of(r), []).append(r)
+    if not rows:
+        return "missing"
+    measures = {
+        f"{measure}/{condition}": f"{title}, {ATTACKS[condition]}"
+        for measure, title in (
+            ("knn", "neighbours of the same class"),
+            ("silhouette", "silhouette"),
+        )
+        for condition in ("clean", "pgd")
+    }
+    lines = [
+        [name, *("<br>".join(f"{r.arrays[m]:.3f}" for r in runs) for m in measures)]
+        for name, runs in rows.items()
+    ]
+    return markdown_table(["network", *measures.values()], lines)
+
+
+def conclude_clusters(records: Sequence[Record]) -> str:
+    """What the share of neighbours of the same class says of Fig. 3, as an item of a list."""
+    found = [r for r in records if "knn/clean" in r.arrays and not collapsed(r.metrics)]
+    relu = [r for r in found if r.experiment["activation"] == "relu"]
+    dynamic = [r for r in found if r.experiment["activation"] == "dynamic"]
+    if not relu or not dynamic:
+        return "- **Fig. 3:** not run at this scale."
+
+    def lost(runs: Sequence[Record]) -> float:
+        return mean(100 * (r.arrays["knn/clean"] - r.arrays["knn/pgd"]) for r in runs)
+
+    return (
+        "- **Fig. 3:** under PGD the share of neighbours that have an image's class falls by "
+        f"{lost(relu):.1f} points for ReLU and by {lost(dynamic):.1f} for dynamic activations "
+        f"({len(relu)} and {len(dynamic)} runs that did not collapse)."
+    )
+
+
 # --- Table 4 --------------------------------------------------------------------------------------
 
 _OURS = {"Madry": ("relu", None), "DQA": ("dynamic", 2)}

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reproduce import data, models, results
+from reproduce import data, embedding, models, results
 from reproduce.attacks import FGSM, PGD, perturb
 from reproduce.dither import floyd_steinberg
 from reproduce.evaluation import batch_seed, correct
@@ -23,7 +23,7 @@ from reproduce.training import Settings, derived_seed
 
 SCALES = ("smoke", "laptop", "paper")
 PAPERS = ("dqa", "double-quantization")
-EXAMPLES = 10
+EXAMPLES, FEATURES = 10, 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +159,10 @@ class DQA(Experiment):
         }
 
     def arrays(self, model, dataset):
-        """The first images of the first test batch, as attacked there, and what the model says."""
+        """The first images of the first test batch, as attacked there, and what the model says.
+
+        Of a ResNet also what Fig. 2 and 3 show; the features themselves for seed 0 alone.
+        """
         first = slice(min(self.eval_batch, self.test_images or self.eval_batch))
         x, y = dataset.x_test[first], dataset.y_test[first]
         device = next(model.parameters()).device
@@ -174,7 +177,12 @@ class DQA(Experiment):
                 prediction = model(images).argmax(1)[:EXAMPLES]
             arrays[f"prediction/{name}"] = prediction.cpu().numpy()
             arrays[f"image/{name}"] = (images[:EXAMPLES] * 255).round().byte().cpu().numpy()
-        return arrays
+        if self.width is None:
+            return arrays
+        few = slice(min(FEATURES, self.test_images or FEATURES))
+        x, y = dataset.x_test[few], dataset.y_test[few]
+        options = {"batch_size": self.eval_batch, "seed": self.seed, "whole": self.seed == 0}
+        return arrays | embedding.arrays(model, x, y, self.attacks["pgd"], **options)
 
 
 def dqa_cell(activation: str, bits: int | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -114,3 +115,29 @@ def test_every_later_finding_is_of_a_defence_of_table_4_and_has_its_source():
     defences = set(published.load("dqa_table4")["defense"]) | {"best known"}
     assert set(later["defense"]) <= defences
     assert later.duplicated(["dataset", "defense", "condition"]).sum() == 0
+
+
+def with_features(r: Record, clean: float, pgd: float) -> Record:
+    r.arrays |= {"knn/clean": np.array(clean), "knn/pgd": np.array(pgd)}
+    r.arrays |= {"silhouette/clean": np.array(0.5), "silhouette/pgd": np.array(-0.25)}
+    return r
+
+
+def test_clusters_are_summed_up_seed_by_seed_without_records_that_have_none_or_collapsed():
+    runs = [
+        with_features(record("relu", None, 1, 800, 400, 450), 0.9, 0.5),
+        with_features(record("relu", None, 0, 800, 400, 450), 0.8, 0.5),
+        with_features(record("dynamic", 2, 0, 700, 400, 450), 0.7, 0.65),
+        with_features(record("dynamic", 3, 0, 100, 100, 100), 0.1, 0.1),
+        with_features(record("fixed", 2, 0, 700, 400, 450), 0.6, 0.1),
+    ]
+    lines = dqa.clusters([*RECORDS, *runs]).splitlines()
+    assert lines[2] == (
+        "| ReLU | 0.800<br>0.900 | 0.500<br>0.500 | 0.500<br>0.500 | -0.250<br>-0.250 |"
+    )
+    assert len(lines) == 2 + 4
+    text = dqa.conclude_clusters([*RECORDS, *runs])
+    assert "falls by 35.0 points for ReLU and by 5.0 for dynamic activations (2 and 1 runs" in text
+    assert dqa.clusters(RECORDS) == "missing"
+    for few in (RECORDS, runs[:2], runs[2:]):
+        assert "not run" in dqa.conclude_clusters(few)

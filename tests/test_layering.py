@@ -23,7 +23,7 @@ LAYERS = [
     {"grids"},
     {"dqa"},
     {"figures"},
-    {"results"},
+    {"embedding", "results"},
     {"evaluation"},
     {"training"},
     {"sanity"},
