@@ -90,7 +90,7 @@ def configuration(experiment: Experiment) -> dict:
 
     def plain(value):
         if is_dataclass(value):
-            is_attack = callable(getattr(value, "attack", None))
+            is_attack = any(callable(getattr(value, name, None)) for name in ("attack", "run"))
             kind = {"kind": type(value).__name__} if is_attack else {}
             named = {f.name: (f.type, getattr(value, f.name)) for f in fields(value)}
             return kind | {
@@ -132,7 +132,14 @@ class DQA(Experiment):
     @property
     def cell(self) -> str:
         name = dqa_cell(self.activation, self.bits)
-        return name + ("-mixed" if self.training.clean_weight else "")
+        endings = {
+            "mixed": self.training.clean_weight,
+            "clean": self.training.attack is None,
+            "frozen": self.training.thresholds == "clean",
+            "image": self.maximum == "image",
+            "tanh": self.source == "tanh",
+        }
+        return "-".join([name, *(ending for ending, applies in endings.items() if applies)])
 
     def layer(self) -> Callable[[], nn.Module]:
         """The factory of its activation. Raises ValueError or TypeError for a bad name or bits."""
@@ -431,9 +438,14 @@ def work(experiment: Experiment) -> float:
     passes = n_train * (s.epochs + (s.epochs - s.clean_epochs) * attack_steps)
     if isinstance(experiment, DQA):
         passes += n_test * sum(getattr(a, "steps", 1) for a in experiment.attacks.values())
-        macs = 0.42e6 if experiment.width is None else 557e6 * (experiment.width / 64) ** 2
     else:
         attacked = experiment.attacked_images or n_test
         passes += len(KINDS) * (n_test + attacked * experiment.attack.steps)
-        macs = 41e6
-    return 3 * macs * passes
+    return 3 * macs(experiment) * passes
+
+
+def macs(experiment: Experiment) -> float:
+    """About how many multiply-adds one image takes in a network's forward pass."""
+    if not isinstance(experiment, DQA):
+        return 41e6
+    return 0.42e6 if experiment.width is None else 557e6 * (experiment.width / 64) ** 2
