@@ -14,7 +14,7 @@ from statistics import median
 import torch
 from tqdm import tqdm
 
-from reproduce import data, experiments, grids, results, trials
+from reproduce import data, experiments, grids, results, units
 from reproduce.experiments import Busy, NoWeights
 from reproduce.grids import Experiment
 from reproduce.training import Interrupted
@@ -71,13 +71,9 @@ def parser() -> argparse.ArgumentParser:
 FILTERS = ("dataset", "cell", "name")
 
 
-def _every(*filters) -> list[Experiment | Trial]:
-    return [*grids.grid(*filters), *trials.grid(*filters)]
-
-
 def chosen(args: argparse.Namespace) -> list[Experiment | Trial]:
     """The experiments and trials that the filters leave. Raises ValueError where that is none."""
-    every = _every(args.paper, args.scale, args.seed)
+    every = list(units.grid(args.paper, args.scale, args.seed))
     found = [e for e in every if all(getattr(args, f) in (None, getattr(e, f)) for f in FILTERS)]
     if not found:
         asked = ", ".join(f"{f}={getattr(args, f)}" for f in ("paper", "scale", *FILTERS))
@@ -87,11 +83,6 @@ def chosen(args: argparse.Namespace) -> list[Experiment | Trial]:
             f"the names are {', '.join(sorted(names))}"
         )
     return found
-
-
-def _work(experiment: Experiment | Trial) -> float:
-    own = trials if isinstance(experiment, Trial) else grids
-    return own.work(experiment)
 
 
 def _line(*columns: str) -> None:
@@ -107,10 +98,10 @@ def _speeds() -> dict[tuple[str, str], float]:
     """Multiply-adds a second by (experiment, scale), the median of the records at hand."""
     rates: dict[tuple[str, str], list[float]] = {}
     stored = {(r.name, r.slug, r.key): r for r in results.records()}
-    for e in _every():
+    for e in units.grid():
         record = stored.get((e.name, e.slug, e.key))
         if record is not None:
-            rates.setdefault((e.name, e.scale), []).append(_work(e) / record.wall_s)
+            rates.setdefault((e.name, e.scale), []).append(units.work(e) / record.wall_s)
     return {group: median(values) for group, values in rates.items()}
 
 
@@ -129,7 +120,7 @@ def status(args: argparse.Namespace) -> None:
         if missing:
             left = "unknown: nothing of it was run yet"
             if group in speeds:
-                left = _duration(sum(map(_work, missing)) / speeds[group])
+                left = _duration(sum(map(units.work, missing)) / speeds[group])
         _line(*group, "", f"{counts:<29}{left}")
 
 
@@ -156,7 +147,7 @@ class _Stop:
 
 def _run_one(experiment: Experiment | Trial, stop: _Stop) -> str:
     """Run one experiment with a progress bar; returns what to say of it."""
-    source = experiment.base if isinstance(experiment, Trial) else experiment
+    source = experiment if hasattr(experiment, "training") else experiment.base
     n = source.train_images or len(data.load(source.dataset).x_train)
     total = n * source.training.epochs
     trained = None
@@ -187,7 +178,7 @@ def _run_one(experiment: Experiment | Trial, stop: _Stop) -> str:
 
 def run(args: argparse.Namespace) -> int:
     missing = [e for e in chosen(args) if experiments.load(e) is None]
-    missing.sort(key=lambda e: (isinstance(e, Trial), _work(e)))
+    missing.sort(key=lambda e: (isinstance(e, Trial), units.work(e)))
     if args.jobs > 1 and len(missing) > 1:
         return _run_side_by_side(args, min(args.jobs, len(missing)))
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or experiments.default_threads(1)))

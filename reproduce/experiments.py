@@ -20,6 +20,7 @@ from torch import nn
 from reproduce import data, results, storage
 from reproduce.grids import Experiment, configuration
 from reproduce.results import Record
+from reproduce.substitutes import Substitute
 from reproduce.training import Interrupted, Progress, train
 from reproduce.trials import Trial
 
@@ -114,7 +115,7 @@ def run(
 ) -> Record:
     """The stored Record of an experiment; where there is none, train, evaluate and store one.
 
-    A trial trains nothing: what it attacks is run first, where it has not been.
+    What a trial attacks is run first, where it has not been.
 
     Args:    check_stop: called often; may raise Interrupted, after which a later call resumes.
              report: called after each training step with the progress and the images just done.
@@ -166,7 +167,8 @@ def _run(experiment: Experiment | Trial, check_stop, report) -> Record:
     started = time.perf_counter()
     try:
         if isinstance(experiment, Trial):
-            _put_to_trial(experiment, networks, dataset, check_stop, partial, record)
+            options = check_stop, report, checkpoint, partial
+            _put_to_trial(experiment, networks, dataset, *options, record)
         else:
             _train_and_test(experiment, dataset, check_stop, report, checkpoint, partial, record)
         results.save(record)
@@ -183,24 +185,32 @@ def _run(experiment: Experiment | Trial, check_stop, report) -> Record:
     return record
 
 
-def _train_and_test(
-    experiment: Experiment, dataset, check_stop, report, checkpoint: Path, partial: Path, record
-) -> None:
-    model = experiment.model().to(device())
+def _network(
+    unit: Experiment | Substitute, dataset, labels, check_stop, report, checkpoint: Path
+) -> tuple[nn.Module, Progress]:
+    """The network of a unit, trained to give these labels to the first training images."""
+    model = unit.model().to(device())
     progress = train(
         model,
-        dataset.x_train[: experiment.train_images],
-        dataset.y_train[: experiment.train_images],
-        experiment.training,
-        experiment.seed,
-        prepare=experiment.prepare,
+        dataset.x_train[: unit.train_images],
+        labels,
+        unit.training,
+        unit.seed,
+        prepare=unit.prepare,
         checkpoint=checkpoint,
-        key=experiment.key,
+        key=unit.key,
         check_stop=check_stop,
         report=report,
     )
+    return model.to(memory_format=torch.contiguous_format), progress
+
+
+def _train_and_test(
+    experiment: Experiment, dataset, check_stop, report, checkpoint: Path, partial: Path, record
+) -> None:
+    labels = dataset.y_train[: experiment.train_images]
+    model, progress = _network(experiment, dataset, labels, check_stop, report, checkpoint)
     record.curves = progress.curves
-    model.to(memory_format=torch.contiguous_format)
     jobs = experiment.evaluations(model, dataset, check_stop)
     seconds = _evaluate(jobs, model, partial, record)
     record.arrays |= experiment.arrays(model, dataset)
@@ -211,14 +221,26 @@ def _train_and_test(
 
 
 def _put_to_trial(
-    trial: Trial, networks: list[nn.Module], dataset, check_stop, partial: Path, record
+    trial: Trial,
+    networks: list[nn.Module],
+    dataset,
+    check_stop,
+    report,
+    checkpoint: Path,
+    partial: Path,
+    record: Record,
 ) -> None:
     model, twin = (*networks, None)[:2]
+    spent = 0.0
+    if isinstance(trial, Substitute):
+        labels = trial.answers(model, dataset.x_train[: trial.train_images])
+        twin, progress = _network(trial, dataset, labels, check_stop, report, checkpoint)
+        record.curves, spent = progress.curves, progress.seconds
     jobs = trial.evaluations(model, twin, dataset, check_stop)
     seconds = _evaluate(jobs, model, partial, record)
     started = time.perf_counter()
     record.arrays |= trial.arrays(model, dataset)
-    record.wall_s = seconds + time.perf_counter() - started
+    record.wall_s = spent + seconds + time.perf_counter() - started
     record.weights_sha256 = load(trial.base).weights_sha256
 
 
@@ -243,6 +265,9 @@ def _evaluate(
             spent = time.perf_counter() - started
             storage.save_tensors(partial, done, {"weights": weights, "seconds": spent})
         hit = done[condition]
+        if hit.is_floating_point():  # norms; inf where no attack succeeded
+            record.arrays[f"norm/{condition}"] = hit.numpy()
+            hit = hit.isinf()
         record.metrics[condition] = {"correct": int(hit.sum()), "total": len(hit)}
         record.arrays[f"correct/{condition}"] = np.packbits(hit.numpy())
     return time.perf_counter() - started

@@ -228,6 +228,33 @@ def learnt_thresholds(records: Sequence[Record]) -> Figure:
     return close(figure)
 
 
+def first_layer(records: dict[str, Record]) -> Figure:
+    """How often the first activation layer of named records takes each level, on one image."""
+    figure, panels = plt.subplots(
+        1, len(records), figsize=(2.6 * len(records), 2.8), sharey=True, squeeze=False
+    )
+    for ax, (name, record) in zip(panels[0], records.items(), strict=True):
+        counts = record.arrays["first/counts"]
+        ax.vlines(record.arrays["first/levels"], 0, counts / counts.sum(), lw=5, color="C0")
+        ax.set(title=name, xlabel="level", xlim=(-1.15, 1.15), ylim=(0, 1))
+    panels[0][0].set(ylabel="share of the outputs")
+    panels[0][0].yaxis.set_major_formatter(PercentFormatter(1))
+    figure.tight_layout()
+    return close(figure)
+
+
+def feature_maps(records: dict[str, Record]) -> Figure:
+    """Stored t-SNE maps of the last layer's input, clean and under PGD: a row a named record."""
+    figure, panels = plt.subplots(len(records), 2, figsize=(8, 3.8 * len(records)), squeeze=False)
+    for line, (name, record) in zip(panels, records.items(), strict=True):
+        labels = record.arrays["features/labels"]
+        for ax, condition in zip(line, ("clean", "pgd"), strict=True):
+            ax.scatter(*record.arrays[f"tsne/{condition}"].T, c=labels, cmap="tab10", s=6)
+            ax.set(title=f"{name}, {ATTACKS[condition]}", xticks=[], yticks=[])
+    figure.tight_layout()
+    return close(figure)
+
+
 def staircases(bits: int = 2) -> Figure:
     """The fixed quantiser and what each backward rule takes for its slope."""
     x = torch.linspace(-3, 3, 1201).view(1, -1)

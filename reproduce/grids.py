@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reproduce import data, models, results
+from reproduce import data, embedding, models, results
 from reproduce.attacks import FGSM, PGD, perturb
 from reproduce.dither import bayer, floyd_steinberg, jarvis_judice_ninke
 from reproduce.evaluation import batch_seed, correct
@@ -23,7 +23,7 @@ from reproduce.training import Settings, derived_seed
 
 SCALES = ("smoke", "laptop", "paper")
 PAPERS = ("dqa", "double-quantization")
-EXAMPLES = 10
+EXAMPLES, FEATURES = 10, 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ def configuration(experiment: Experiment) -> dict:
 
     def plain(value):
         if is_dataclass(value):
-            is_attack = callable(getattr(value, "attack", None))
+            is_attack = any(callable(getattr(value, name, None)) for name in ("attack", "run"))
             kind = {"kind": type(value).__name__} if is_attack else {}
             named = {f.name: (f.type, getattr(value, f.name)) for f in fields(value)}
             return kind | {
@@ -132,7 +132,14 @@ class DQA(Experiment):
     @property
     def cell(self) -> str:
         name = dqa_cell(self.activation, self.bits)
-        return name + ("-mixed" if self.training.clean_weight else "")
+        endings = {
+            "mixed": self.training.clean_weight,
+            "clean": self.training.attack is None,
+            "frozen": self.training.thresholds == "clean",
+            "image": self.maximum == "image",
+            "tanh": self.source == "tanh",
+        }
+        return "-".join([name, *(ending for ending, applies in endings.items() if applies)])
 
     def layer(self) -> Callable[[], nn.Module]:
         """The factory of its activation. Raises ValueError or TypeError for a bad name or bits."""
@@ -159,7 +166,10 @@ class DQA(Experiment):
         }
 
     def arrays(self, model, dataset):
-        """The first images of the first test batch, as attacked there, and what the model says."""
+        """The first images of the first test batch, as attacked there, and what the model says.
+
+        Of a ResNet also what Fig. 2 and 3 show; the features themselves for seed 0 alone.
+        """
         first = slice(min(self.eval_batch, self.test_images or self.eval_batch))
         x, y = dataset.x_test[first], dataset.y_test[first]
         device = next(model.parameters()).device
@@ -174,7 +184,12 @@ class DQA(Experiment):
                 prediction = model(images).argmax(1)[:EXAMPLES]
             arrays[f"prediction/{name}"] = prediction.cpu().numpy()
             arrays[f"image/{name}"] = (images[:EXAMPLES] * 255).round().byte().cpu().numpy()
-        return arrays
+        if self.width is None:
+            return arrays
+        few = slice(min(FEATURES, self.test_images or FEATURES))
+        x, y = dataset.x_test[few], dataset.y_test[few]
+        options = {"batch_size": self.eval_batch, "seed": self.seed, "whole": self.seed == 0}
+        return arrays | embedding.arrays(model, x, y, self.attacks["pgd"], **options)
 
 
 def dqa_cell(activation: str, bits: int | None) -> str:
@@ -457,9 +472,14 @@ def work(experiment: Experiment) -> float:
     passes = n_train * (s.epochs + (s.epochs - s.clean_epochs) * attack_steps)
     if isinstance(experiment, DQA):
         passes += n_test * sum(getattr(a, "steps", 1) for a in experiment.attacks.values())
-        macs = 0.42e6 if experiment.width is None else 557e6 * (experiment.width / 64) ** 2
     else:
         attacked = experiment.attacked_images or n_test
         passes += sum(a.steps * attacked if a else n_test for _, _, a in experiment.tests)
-        macs = 41e6
-    return 3 * macs * passes
+    return 3 * macs(experiment) * passes
+
+
+def macs(experiment: Experiment) -> float:
+    """About how many multiply-adds one image takes in a network's forward pass."""
+    if not isinstance(experiment, DQA):
+        return 41e6
+    return 0.42e6 if experiment.width is None else 557e6 * (experiment.width / 64) ** 2

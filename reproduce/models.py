@@ -174,49 +174,59 @@ def resnet20(activation: ActivationFactory = nn.ReLU, num_classes: int = 10) -> 
     return _resnet((16, 32, 64), 3, "pad", activation, num_classes)
 
 
-def vgg16(activation: ActivationFactory = nn.ReLU, num_classes: int = 10) -> nn.Module:
+def vgg16(
+    activation: ActivationFactory = nn.ReLU, num_classes: int = 10, width: int = 64
+) -> nn.Module:
     """VGG-16 for 3 x 32 x 32 images: 13 convolutions with batch normalisation, one linear layer.
 
+    Args:   width: channels of the first stage; 64 is the standard network.
     Source: Simonyan and Zisserman 2015, configuration D; DQA, section 6 (substitute model).
     """
     layers: list[nn.Module] = [Normalize(CIFAR10_MEAN, CIFAR10_STD)]
     channels = 3
-    for width, convolutions in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
+    for times, convolutions in ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3)):
         for _ in range(convolutions):
-            layers += [_conv3x3(channels, width), nn.BatchNorm2d(width), activation()]
-            channels = width
+            layers += [
+                _conv3x3(channels, times * width),
+                nn.BatchNorm2d(times * width),
+                activation(),
+            ]
+            channels = times * width
         layers.append(nn.MaxPool2d(2))
-    return _he_init(nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, num_classes)))
+    return _he_init(nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels, num_classes)))
 
 
-def alexnet(activation: ActivationFactory = nn.ReLU, num_classes: int = 10) -> nn.Module:
+def alexnet(
+    activation: ActivationFactory = nn.ReLU, num_classes: int = 10, width: int = 64
+) -> nn.Module:
     """AlexNet for 3 x 32 x 32 images: five convolutions, three linear layers, dropout.
 
+    Args:   width: channels of the first convolution; 64 is the standard network.
     Source: Krizhevsky et al. 2012, kernels and strides reduced to 32 x 32; DQA, section 6.
     """
     return _he_init(
         nn.Sequential(
             Normalize(CIFAR10_MEAN, CIFAR10_STD),
-            nn.Conv2d(3, 64, 3, stride=2, padding=1),
+            nn.Conv2d(3, width, 3, stride=2, padding=1),
             nn.MaxPool2d(2),
             activation(),
-            nn.Conv2d(64, 192, 3, padding=1),
+            nn.Conv2d(width, 3 * width, 3, padding=1),
             nn.MaxPool2d(2),
             activation(),
-            nn.Conv2d(192, 384, 3, padding=1),
+            nn.Conv2d(3 * width, 6 * width, 3, padding=1),
             activation(),
-            nn.Conv2d(384, 256, 3, padding=1),
+            nn.Conv2d(6 * width, 4 * width, 3, padding=1),
             activation(),
-            nn.Conv2d(256, 256, 3, padding=1),
+            nn.Conv2d(4 * width, 4 * width, 3, padding=1),
             nn.MaxPool2d(2),
             activation(),
             nn.Flatten(),
             nn.Dropout(0.5),
-            nn.Linear(1024, 4096),
+            nn.Linear(16 * width, 64 * width),
             activation(),
             nn.Dropout(0.5),
-            nn.Linear(4096, 4096),
+            nn.Linear(64 * width, 64 * width),
             activation(),
-            nn.Linear(4096, num_classes),
+            nn.Linear(64 * width, num_classes),
         )
     )

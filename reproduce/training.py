@@ -41,7 +41,8 @@ class Settings:
 
     `schedule` is "constant", "one_cycle" (linear to lr over the first fifth of the steps, linear
     to 0 over the rest) or "step" (x 0.1 every `step_epochs`). With `autocast` the forward and
-    backward passes are in bfloat16, weights and optimiser stay float32.
+    backward passes are in bfloat16, weights and optimiser stay float32. With thresholds = "clean",
+    those of dynamic quantisers stay as they are once the attack begins.
 
     Raises: ValueError: a number outside its range.
     """
@@ -60,6 +61,7 @@ class Settings:
     clean_epochs: int = 0
     ramp_epochs: int = 0
     clean_weight: float = 0.0
+    thresholds: Literal["clean"] | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "step_epochs"):
@@ -74,6 +76,8 @@ class Settings:
             raise ValueError(f"optimizer is {self.optimizer!r}; choose adam or sgd")
         if self.schedule not in ("constant", "one_cycle", "step"):
             raise ValueError(f"schedule is {self.schedule!r}; choose constant, one_cycle or step")
+        if self.thresholds not in (None, "clean"):
+            raise ValueError(f"thresholds is {self.thresholds!r}; choose clean or None")
 
     def lr_at(self, step: int, steps_per_epoch: int) -> float:
         """The learning rate of step 0, 1, ..."""
@@ -263,10 +267,13 @@ def train(
             raise FloatingPointError(
                 f"the loss is {sums['loss']} at step {step} of {total}; lower lr ({settings.lr})"
             )
+        dynamic = [m for m in model.modules() if isinstance(m, DynamicQuantizer)]
+        if attack is not None and settings.thresholds == "clean":
+            for module in dynamic:
+                module.thresholds.grad = None  # the optimiser passes over it
         optimizer.step()
-        for module in model.modules():
-            if isinstance(module, DynamicQuantizer):
-                module.project()
+        for module in dynamic:
+            module.project()
         progress.sums = {n: progress.sums.get(n, 0) + v for n, v in sums.items()}
         progress.step += 1
         if progress.step % steps_per_epoch == 0:

@@ -113,6 +113,7 @@ OTHER_SETTINGS = {
     "epochs": 9, "batch_size": 7, "optimizer": "sgd", "lr": 0.5, "momentum": 0.1,
     "weight_decay": 0.2, "schedule": "constant", "step_epochs": 3, "augment": True,
     "autocast": True, "attack": None, "clean_epochs": 0, "ramp_epochs": 3, "clean_weight": 0.5,
+    "thresholds": "clean",
 }  # fmt: skip
 OTHER_PGD = {"eps_255": 1.0, "step_255": 2.0, "steps": 9, "random_start": False}
 OTHER_SHARED = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -66,11 +68,24 @@ def test_columns_of_numbers_are_aligned_right_and_others_left():
     ]
 
 
+SHOWN = SimpleNamespace(
+    arrays={
+        "first/levels": np.array([-1.0, 1.0]),
+        "first/counts": np.array([3, 1]),
+        "features/labels": np.arange(4),
+        "tsne/clean": np.zeros((4, 2)),
+        "tsne/pgd": np.ones((4, 2)),
+    }
+)
+
+
 @pytest.mark.parametrize(
     "draw",
     [
         lambda: figures.published_and_measured(figures.summary(measured(*ROWS), TABLE1)),
         lambda: figures.staircases(3),
+        lambda: figures.first_layer({"one": SHOWN, "two": SHOWN}),
+        lambda: figures.feature_maps({"one": SHOWN, "two": SHOWN}),
         lambda: figures.image_grid(
             {"grey": np.zeros((2, 1, 4, 4), np.uint8), "rgb": np.zeros((2, 3, 4, 4), np.uint8)},
             {"grey": [1, 2], "rgb": "ab"},

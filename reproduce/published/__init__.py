@@ -5,6 +5,8 @@ Bits are empty where the paper uses full precision, also where it prints "32-bit
 
 - DQA, Table 4: the paper leaves PGD against Defense-GAN blank.
 - DQA, Table 6: its clean accuracies at 2 and 3 bits differ from those of Table 2; both are kept.
+- Later findings: not the papers' own numbers, but the accuracy that later evaluations left to the
+  defences of DQA's Table 4, each with its key in book/references.bib.
 - Double quantization, Table II: 30 cells at the right end of the rows trained on 2 to 5 bits
   (from 7-bit on for 2; from dithered 6-bit on for 3, 4 and 5) are lost in the copy we read, so
   they are empty here. The authors' released result files round to 0.001 (trained on 2 bits) and
@@ -27,6 +29,7 @@ SOURCES: dict[str, str] = {
     "dqa_table5": "DQA, Table 5",
     "dqa_table6": "DQA, Table 6",
     "dqa_text": "DQA, text",
+    "later_findings": "Later evaluations of the defences of DQA, Table 4",
     "double_quantization_table1": "Double quantization, Table I",
     "double_quantization_table2": "Double quantization, Table II",
     "double_quantization_text": "Double quantization, text",

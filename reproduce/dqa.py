@@ -1,0 +1,197 @@
+"""DQA: what its pages show beside `figures`: signs of failed attacks, comparisons, conclusions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import mean
+
+import pandas as pd
+
+from reproduce import published
+from reproduce.evaluation import collapsed, warning_signs
+from reproduce.figures import ATTACKS, markdown_table, model_name
+from reproduce.results import Record
+
+ADVERSARIAL, MIXED = 0.0, 0.5  # the weight of clean examples in the training risk
+RISKS = {ADVERSARIAL: "adversarial examples alone", MIXED: "clean and adversarial examples mixed"}
+
+
+def name_of(record: Record) -> str:
+    """The network of a record as the tables call it."""
+    return model_name(record.experiment["activation"], record.experiment.get("bits"))
+
+
+def checks(records: Sequence[Record]) -> pd.DataFrame:
+    """One row a run: risk, activation, model, seed, collapsed, pgd (percent), signs (in words)."""
+    columns = ["risk", "activation", "model", "seed", "collapsed", "pgd", "signs"]
+    rows = [
+        (
+            RISKS[r.experiment["training"]["clean_weight"]],
+            r.experiment["activation"],
+            name_of(r),
+            r.seed,
+            collapsed(r.metrics),
+            100 * r.metrics["pgd"]["correct"] / r.metrics["pgd"]["total"],
+            "; ".join(warning_signs(r.metrics)),
+        )
+        for r in records
+    ]
+    return pd.DataFrame(rows, columns=columns).astype({"collapsed": bool})
+
+
+def flagged(runs: pd.DataFrame) -> str:
+    """How many of `checks` show a sign that the attack failed, and which."""
+    trained = runs[~runs["collapsed"]]
+    marked = trained[trained["signs"] != ""].sort_values(["risk", "model", "seed"])
+    text = f"{len(marked)} of {len(trained)} trained runs show at least one sign."
+    if marked.empty:
+        return text
+    rows = [[r.risk, r.model, r.seed, r.signs] for r in marked.itertuples()]
+    return f"{text}\n\n" + markdown_table(["training risk", "network", "seed", "signs"], rows)
+
+
+def fgsm_below_pgd(table: pd.DataFrame) -> str:
+    """The rows of a published table whose one-step attack does more than its many-step attack."""
+    wide = table.assign(bits=table["bits"].fillna(0)).pivot(
+        index=["activation", "bits"], columns="attack", values="value"
+    )
+    rows = [
+        [model_name(activation, int(bits) or None), *(f"{row[a]:.2f}" for a in ATTACKS)]
+        for (activation, bits), row in wide.iterrows()
+        if row["fgsm"] < row["pgd"]
+    ]
+    return markdown_table(["published", *ATTACKS.values()], rows)
+
+
+def each_run(measured: pd.DataFrame) -> str:
+    """Every run with its accuracies and their Wilson intervals, and its record's key.
+
+    Args: measured: results.load(...), at one scale.
+    """
+    if measured.empty:
+        return "None yet."
+    runs = []
+    for (weight, seed, key), run in measured.groupby(["training.clean_weight", "seed", "key"]):
+        first = run.iloc[0]
+        shares = [
+            f"{100 * r.accuracy:.2f} ({100 * r.low:.2f}–{100 * r.high:.2f})"
+            for r in run.set_index("condition").loc[list(ATTACKS)].itertuples()
+        ]
+        bits = None if pd.isna(first["bits"]) else int(first["bits"])
+        network = model_name(first["activation"], bits)
+        runs.append([network, RISKS[weight], seed, *shares, f"`{key}`"])
+    header = ["network", "risk", "seed", *ATTACKS.values(), "record"]
+    return markdown_table(header, sorted(runs, key=lambda r: (r[1], r[0], r[2])))
+
+
+def conclude(runs: pd.DataFrame, risk: str) -> str:
+    """What `checks` say of the networks trained on one risk, as an item of a list."""
+    runs = runs[runs["risk"] == risk]
+    quantised = runs[runs["activation"] != "relu"]
+    relu = runs[runs["activation"] == "relu"]["pgd"]
+    if relu.empty or quantised.empty:
+        return f"- **Trained on {risk}:** not run at this scale."
+    alive = quantised[~quantised["collapsed"]]
+    above = alive[alive["pgd"] > relu.max()]
+    masked = above[above["signs"] != ""]
+    return (
+        f"- **Trained on {risk}:** ReLU keeps {', '.join(f'{p:.1f}' for p in relu)} % under PGD "
+        f"(each seed). Of {len(quantised)} quantised runs, {len(quantised) - len(alive)} "
+        f"collapsed in training and {len(above)} end above every ReLU run; "
+        f"{len(masked)} of these {len(above)} show a sign that the attack failed."
+    )
+
+
+def clusters(records: Sequence[Record]) -> str:
+    """How far features keep to their classes (Fig. 3), for each network; each seed in its order."""
+    rows: dict[str, list[Record]] = {}
+    for r in sorted(records, key=lambda r: r.seed):
+        if "knn/clean" in r.arrays:  # older records have none
+            rows.setdefault(name_of(r), []).append(r)
+    if not rows:
+        return "missing"
+    measures = {
+        f"{measure}/{condition}": f"{title}, {ATTACKS[condition]}"
+        for measure, title in (
+            ("knn", "neighbours of the same class"),
+            ("silhouette", "silhouette"),
+        )
+        for condition in ("clean", "pgd")
+    }
+    lines = [
+        [name, *("<br>".join(f"{r.arrays[m]:.3f}" for r in runs) for m in measures)]
+        for name, runs in rows.items()
+    ]
+    return markdown_table(["network", *measures.values()], lines)
+
+
+def conclude_clusters(records: Sequence[Record]) -> str:
+    """What the share of neighbours of the same class says of Fig. 3, as an item of a list."""
+    found = [r for r in records if "knn/clean" in r.arrays and not collapsed(r.metrics)]
+    relu = [r for r in found if r.experiment["activation"] == "relu"]
+    dynamic = [r for r in found if r.experiment["activation"] == "dynamic"]
+    if not relu or not dynamic:
+        return "- **Fig. 3:** not run at this scale."
+
+    def lost(runs: Sequence[Record]) -> float:
+        return mean(100 * (r.arrays["knn/clean"] - r.arrays["knn/pgd"]) for r in runs)
+
+    return (
+        "- **Fig. 3:** under PGD the share of neighbours that have an image's class falls by "
+        f"{lost(relu):.1f} points for ReLU and by {lost(dynamic):.1f} for dynamic activations "
+        f"({len(relu)} and {len(dynamic)} runs that did not collapse)."
+    )
+
+
+# --- Table 4 --------------------------------------------------------------------------------------
+
+_OURS = {"Madry": ("relu", None), "DQA": ("dynamic", 2)}
+
+
+def comparison(measured: pd.DataFrame, dataset: str) -> str:
+    """Table 4 beside our networks and beside what later evaluations left of each defence.
+
+    Our ReLU networks stand in the row of Madry, whose training they share, and those with 2-bit
+    dynamic activations in that of DQA; the other defences are not re-run here.
+
+    Args: measured: results.load(...) of the data set, at one scale and of one training risk.
+    """
+    printed = published.load("dqa_table4")
+    printed = printed[printed["dataset"] == dataset]
+    later = published.load("later_findings")
+    later = later[later["dataset"] == dataset]
+    rows = []
+    for defense in printed["defense"].unique():
+        cells = printed[printed["defense"] == defense].set_index("attack")
+        values = [cells.loc[a, "value"] for a in ATTACKS]
+        rows.append(
+            [
+                f"{defense}, {cells['architecture'].iloc[0]}",
+                *("not printed" if pd.isna(v) else f"{v:.2f}" for v in values),
+                _our_row(measured, *_OURS[defense]) if defense in _OURS else "not re-run",
+                _findings(later[later["defense"] == defense]),
+            ]
+        )
+    header = ["defence", *ATTACKS.values(), "ours (clean / PGD / FGSM)", "later evaluations"]
+    best = later[later["defense"] == "best known"]
+    return markdown_table(header, rows) + (
+        "" if best.empty else f"\n\nBest known today: {_findings(best)}."
+    )
+
+
+def _our_row(measured: pd.DataFrame, activation: str, bits: int | None) -> str:
+    if measured.empty:
+        return "missing"
+    same_bits = measured["bits"].isna() if bits is None else measured["bits"] == bits
+    cell = measured[same_bits & (measured["activation"] == activation)]
+    if cell.empty:
+        return "missing"
+    each = [cell.loc[cell["condition"] == a, "accuracy"] for a in ATTACKS]
+    seeds = cell["seed"].nunique()
+    shares = " / ".join(f"{100 * mean(values):.2f}" for values in each)
+    return f"{model_name(activation, bits)}: {shares} ({seeds} seed{'s' if seeds > 1 else ''})"
+
+
+def _findings(rows: pd.DataFrame) -> str:
+    said = [f"{r.value:g} % {r.condition} {{cite:p}}`{r.citation}`" for r in rows.itertuples()]
+    return "; ".join(said) or "none known to us"
