@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from reproduce import grids, substitutes, trials, variants
+from reproduce import grids, hardened, substitutes, trials, variants
 from reproduce.grids import Experiment
 from reproduce.substitutes import Substitute
 from reproduce.trials import Trial
@@ -16,7 +16,7 @@ def grid(
     paper: str | None = None, scale: str | None = None, seed: int | None = None
 ) -> Iterator[Unit]:
     """All units, filtered as grids.grid; each trial after the experiments that it needs."""
-    for kind in (grids, variants, trials, substitutes):
+    for kind in (grids, variants, trials, substitutes, hardened):
         yield from kind.grid(paper, scale, seed)
 
 

@@ -20,7 +20,7 @@ LAYERS = [
     {"claims"},
     {"experiments"},
     {"units"},
-    {"norms", "substitutes"},
+    {"hardened", "norms", "substitutes"},
     {"trials", "variants"},
     {"grids"},
     {"dqa", "trial_figures"},

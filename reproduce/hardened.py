@@ -1,0 +1,111 @@
+"""Adversarial training with the dithering in the loop: is anything of the filter left then?
+
+ResNet-20 behind the filter, trained on images that PGD changed before the filter saw them, with the
+straight-through gradient. The control is the same training without dithering, at 8 bits.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from reproduce import data, grids, models, trials
+from reproduce.attacks import PGD
+from reproduce.evaluation import correct
+from reproduce.grids import DoubleQuantization
+from reproduce.pipeline import DoubleQuantizer
+from reproduce.trials import DoubleTrial
+
+KINDS = ((2, True), (8, False))
+_TRAIN_IMAGES = {"smoke": 200, "laptop": 10_000, "paper": None}
+_EPOCHS = {"smoke": 1, "laptop": 15, "paper": 60}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardened(DoubleQuantization):
+    """The whole pipeline as one network; images go in as they are, and are attacked so.
+
+    Source: the training of Madry et al. 2018, with the filter of Double quantization in the loop.
+    """
+
+    @property
+    def cell(self) -> str:
+        return f"{super().cell}-hardened"
+
+    def model(self) -> nn.Module:
+        return nn.Sequential(DoubleQuantizer(self.bits, self.dithered), super().model())
+
+    def prepare(self, images: Tensor) -> Tensor:
+        return data.to_float(images)
+
+    def evaluations(self, model, dataset, check_stop):
+        fast = models.folded(model)
+        options = {"batch_size": self.eval_batch, "seed": self.seed, "check_stop": check_stop}
+        jobs = {"clean": (None, self.test_images), "pgd": (self.attack, self.attacked_images)}
+        return {
+            name: functools.partial(
+                correct, fast, dataset.x_test[:count], dataset.y_test[:count], attack, **options
+            )
+            for name, (attack, count) in jobs.items()
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardenedTrial(DoubleTrial):
+    """The trial of such a network: every attack before dithering, but the transferred one."""
+
+    base: Hardened
+
+    def twin(self) -> None:
+        return None
+
+    def _hits(self, condition, model, twin, dataset, check_stop):
+        whole = models.folded(model)
+        return correct(
+            whole,
+            dataset.x_test[: condition.images],
+            dataset.y_test[: condition.images],
+            condition.attack,
+            source=whole[1] if condition.sees == "bare" else None,
+            batch_size=self.batch,
+            seed=self.seed,
+            check_stop=check_stop,
+        )
+
+
+def hardened(bits: int, dithered: bool, seed: int = 0, scale: str = "laptop") -> Hardened:
+    """Raises: ValueError: as grids.double_quantization."""
+    plain = grids.double_quantization(bits, dithered, seed, scale)
+    fields = {name: value for name, value in vars(plain).items() if name != "training"}
+    fields["train_images"] = _TRAIN_IMAGES[scale]
+    training = replace(
+        plain.training,
+        epochs=_EPOCHS[scale],
+        schedule="one_cycle",
+        attack=PGD(8, 2, 7),
+        clean_epochs=min(1, _EPOCHS[scale] - 1),
+    )
+    return Hardened(training=training, **fields)
+
+
+def trial(base: Hardened) -> HardenedTrial:
+    """Those conditions of a model's trial in which noise comes before dithering."""
+    all_of_them = trials.double_trial(base).conditions
+    conditions = {n: c for n, c in all_of_them.items() if c.noise == "before" and c.sees != "twin"}
+    return HardenedTrial(base=base, conditions=conditions, batch=100)
+
+
+def grid(
+    paper: str | None = None, scale: str | None = None, seed: int | None = None
+) -> Iterator[Hardened | HardenedTrial]:
+    """Both networks and their trials, for seed 0, filtered as grids.grid."""
+    if paper == "dqa" or seed not in (None, 0):
+        return
+    for chosen in grids.SCALES if scale is None else (scale,):
+        for kind in KINDS:
+            base = hardened(*kind, 0, chosen)
+            yield base
+            yield trial(base)
