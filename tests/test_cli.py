@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reproduce import __main__ as cli
-from reproduce import data, experiments, grids, results, storage
+from reproduce import data, experiments, grids, results, storage, trials
+from reproduce.adaptive import Noise
 from reproduce.attacks import FGSM, PGD
 from reproduce.grids import dqa, grid
 from reproduce.results import Record
@@ -63,16 +64,34 @@ def tiny(activation: str, bits: int | None, images: int = 48) -> grids.DQA:
 
 # Not in the order of their cost.
 TINY = (tiny("dynamic", 1, 54), tiny("relu", None, 48), tiny("fixed", 2, 51))
-CHEAPEST_FIRST = ("smoke-relu-seed0", "smoke-fixed-2bit-seed0", "smoke-dynamic-1bit-seed0")
+CHEAPEST_FIRST = tuple(
+    f"dqa-digits smoke-{cell}-seed0" for cell in ("relu", "fixed-2bit", "dynamic-1bit")
+)
 
 
 @pytest.fixture
 def tiny_grid(monkeypatch):
     monkeypatch.setattr(grids, "grid", lambda *_filters: iter(TINY))
+    monkeypatch.setattr(trials, "grid", lambda *_filters: iter(()))
+
+
+def tiny_trial(base: grids.DQA, draws: int = 2) -> trials.DQATrial:
+    full = trials.trial(base)
+    noise = trials.Condition(attack=Noise(eps_255=8, draws=draws), images=6)
+    conditions = {"clean": trials.Condition(images=6), "noise": noise}
+    return replace(full, conditions=conditions, examined=2, planted=1)
+
+
+@pytest.fixture
+def tiny_trials(tiny_grid, monkeypatch):
+    """Beside the experiments, a trial of two of them; that of ReLU is the dearer one."""
+    two = (tiny_trial(TINY[1], draws=40), tiny_trial(TINY[2]))
+    monkeypatch.setattr(trials, "grid", lambda *_filters: iter(two))
+    return two
 
 
 def finished(capsys) -> list[str]:
-    """The slugs of which `run` has printed a result."""
+    """The names and slugs of which `run` has printed a result."""
     return [line.split(":")[0] for line in capsys.readouterr().out.splitlines() if ": " in line]
 
 
@@ -125,6 +144,9 @@ def test_filters_that_leave_nothing_end_with_code_2_and_one_line(capsys, command
     assert code == 2 and out == ""
     assert err.startswith("error: no experiment has") and err.count("\n") == 1
     assert "fixed-9bit" in err and "dynamic-3bit" in err
+    assert cli.main([command, "--scale", "smoke", "--name", "dqa-digit"]) == 2
+    err = capsys.readouterr().err
+    assert "name=dqa-digit;" in err and "dqa-digits-trial" in err and err.count("\n") == 1
 
 
 # --- list -----------------------------------------------------------------------------------------
@@ -133,17 +155,21 @@ def test_filters_that_leave_nothing_end_with_code_2_and_one_line(capsys, command
 def test_list_prints_a_line_for_each_experiment_with_its_name_slug_and_key(capsys):
     assert cli.main(["list", "--scale", "smoke"]) == 0
     lines = [tuple(line.split()) for line in capsys.readouterr().out.splitlines()]
-    assert lines == [(e.name, e.slug, e.key) for e in grid(scale="smoke")]
+    every = [*grid(scale="smoke"), *trials.grid(scale="smoke")]
+    assert lines == [(e.name, e.slug, e.key) for e in every]
 
 
 @pytest.mark.parametrize(
     ("filters", "expected"),
     [
-        ("--paper dqa --dataset digits", 7),
-        ("--paper double-quantization", 15),
-        ("--cell relu", 2),
-        ("--cell 2bit-dithered --seed 5", 1),
-        ("--dataset patterns --cell fixed-2bit", 1),
+        ("--paper dqa --dataset digits", 2 * 7),
+        ("--paper double-quantization", 2 * 15),
+        ("--cell relu", 2 * 2),
+        ("--cell 2bit-dithered --seed 5", 2),
+        ("--dataset patterns --cell fixed-2bit", 2),
+        ("--name dqa-digits", 7),
+        ("--name dqa-digits-trial", 7),
+        ("--name dqa-digits-trial --cell relu", 1),
     ],
 )
 def test_list_can_be_filtered(capsys, filters, expected):
@@ -280,7 +306,7 @@ def test_a_failed_experiment_is_told_and_the_others_are_run(capsys, tiny_grid, m
     out, err = capsys.readouterr()
     assert [line.split(":")[0] for line in out.splitlines()] == list(CHEAPEST_FIRST[1:])
     (told,) = [line for line in err.splitlines() if "failed" in line]
-    assert "smoke-relu-seed0 failed: RuntimeError: first line" in told
+    assert "dqa-digits smoke-relu-seed0 failed: RuntimeError: first line" in told
     assert "second line" not in err.replace(told, ""), "an error is one line"
     assert len(results.failures()) == 1 and len(results.records()) == 2
 
@@ -324,11 +350,55 @@ def test_a_resumed_run_shows_its_progress_from_where_it_stopped(tiny_grid, monke
     assert second[0] == first[1] and second[1] == 96
 
 
+# --- Trials ---------------------------------------------------------------------------------------
+
+
+def test_trials_come_after_all_experiments_cheapest_first(capsys, tiny_trials):
+    assert trials.work(tiny_trials[0]) > trials.work(tiny_trials[1])
+    assert cli.main(["run"]) == 0
+    last = [f"dqa-digits-trial smoke-{cell}-seed0" for cell in ("fixed-2bit", "relu")]
+    assert finished(capsys) == [*CHEAPEST_FIRST, *last]
+    assert len(results.records()) == 3 + 2 + 1, "the twin of one is none of the three"
+    assert cli.main(["status"]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()[1:]]
+    assert lines == ["dqa-digits smoke 3 / 0 / 0 -", "dqa-digits-trial smoke 2 / 0 / 0 -"]
+
+
+def test_a_trial_asked_for_by_name_runs_what_it_needs_and_nothing_more(capsys, tiny_trials):
+    assert cli.main(["run", "--name", "dqa-digits-trial", "--cell", "relu"]) == 0
+    assert finished(capsys) == ["dqa-digits-trial smoke-relu-seed0"]
+    names = sorted((r.name, r.slug) for r in results.records())
+    assert names == [(n, "smoke-relu-seed0") for n in ("dqa-digits", "dqa-digits-trial")]
+
+
+def test_the_time_left_of_trials_is_reckoned_from_trials(capsys, tiny_trials):
+    dear, cheap = tiny_trials
+    store(TINY[1], wall_s=1.0)
+    store(cheap, wall_s=600.0)
+    left = 10 * trials.work(dear) / trials.work(cheap)
+    assert cli.main(["status", "--name", "dqa-digits-trial"]) == 0
+    line = " ".join(capsys.readouterr().out.splitlines()[1].split())
+    shown = f"{left:.0f} min" if 60 * left < 7200 else f"{left / 60:.1f} h"
+    assert line == f"dqa-digits-trial smoke 1 / 1 / 0 {shown}"
+
+
+def test_a_trial_whose_network_is_not_at_hand_is_told_and_the_others_are_run(capsys, tiny_trials):
+    store(TINY[1], wall_s=1.0)
+    assert cli.main(["run", "--name", "dqa-digits-trial"]) == 1
+    out, err = capsys.readouterr()
+    assert [line.split(":")[0] for line in out.splitlines()] == [
+        "dqa-digits-trial smoke-fixed-2bit-seed0"
+    ]
+    told = [line for line in err.splitlines() if "failed: NoWeights: no weights of" in line]
+    assert len(told) == 1 and told[0].startswith("dqa-digits-trial smoke-relu-seed0 failed")
+    assert results.failures() == []
+
+
 # --- Processes ------------------------------------------------------------------------------------
 
 
 def start(*arguments: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "reproduce", "run", "--scale", "smoke", "--dataset", "digits"]
+    command = [sys.executable, "-m", "reproduce", "run", "--scale", "smoke", "--name", "dqa-digits"]
     pipe = subprocess.PIPE
     return subprocess.Popen([*command, *arguments], stdout=pipe, stderr=pipe, text=True)
 
@@ -365,7 +435,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_a_second_call_a_record(folders):
     assert results.records() == [] and results.failures() == []
     steps = storage.load_tensors(checkpoint)[1]["step"]
     assert 0 < steps < 44
-    assert cli.main(["run", "--scale", "smoke", "--dataset", "digits", "--cell", "relu"]) == 0
+    assert cli.main(["run", "--scale", "smoke", "--name", "dqa-digits", "--cell", "relu"]) == 0
     (record,) = results.records()
     assert len(record.curves["loss"]) == 4 and not checkpoint.exists()
 
@@ -383,7 +453,8 @@ def test_two_jobs_share_the_work_and_each_experiment_is_run_once(folders):
         process.kill()
         process.wait()
     assert process.returncode == 0, err
-    assert sorted(line.split(":")[0] for line in out.splitlines()) == sorted(missing)
+    done = {f"dqa-digits {slug}" for slug in missing}
+    assert sorted(line.split(":")[0] for line in out.splitlines()) == sorted(done)
     ours = [r for r in results.records() if r.slug in missing]
     assert len(ours) == 2 and len(results.records()) == 7
     assert os.listdir(folders / "cache" / "checkpoints") == []

@@ -174,6 +174,22 @@ def test_the_attack_sees_the_bare_model_and_the_defence_what_it_made(digits_lene
     assert torch.equal(hits, labels == blank), "the verdict is on the defended images"
 
 
+def test_the_attack_sees_the_source_and_the_model_judges(digits_lenet):
+    model, images, labels = digits_lenet
+    torch.manual_seed(1)
+    other = nn.Sequential(nn.Flatten(), nn.Linear(784, 10)).train()
+    attack = PGD(30, 10, 3)
+    hits = correct(model, images, labels, attack, batch_size=64, seed=5, source=other)
+    expected = []
+    for number, (a, b) in enumerate(zip(images.split(64), labels.split(64), strict=True)):
+        made = perturb(other, attack, data.to_float(a), b, batch_seed(5, number))
+        expected.append(model(made).argmax(1) == b)
+    assert torch.equal(hits, torch.cat(expected))
+    own = correct(model, images, labels, attack, batch_size=64, seed=5)
+    assert own.sum() < hits.sum(), "what is made for another network harms this one less"
+    assert other.training, "the source comes back as it was"
+
+
 # --- Stopping -------------------------------------------------------------------------------------
 
 

@@ -17,6 +17,7 @@ from reproduce.claims.evidence import (
     Evidence,
     Verdict,
     missing,
+    near,
     points,
 )
 from reproduce.results import Record
@@ -40,7 +41,7 @@ def _same_under_attack(bits: int, dithered: bool, value: float):
         why += "every image is judged as before" if same else "some images are judged otherwise"
         if not same:
             return NOT, why
-        return (REPRODUCED if abs(mean(clean) - value) <= TOLERANCE else DIRECTION), why
+        return (REPRODUCED if near(mean(clean), value) else DIRECTION), why
 
     return decide
 
@@ -103,8 +104,8 @@ def _dithering_helps(evidence: Evidence) -> Verdict:
         gains.append(mean(dithered) - mean(plain))
     said = _published_own(1)[1] - _published_own(1)[0], _published_own(2)[1] - _published_own(2)[0]
     why = f"dithered less plain at 1 and 2 bits: {points(gains)}, published {points(said)} points"
-    near = all(abs(g - s) <= TOLERANCE for g, s in zip(gains, said, strict=True))
-    return (REPRODUCED if near else DIRECTION if min(gains) > 0 else NOT), why
+    met = all(map(near, gains, said))
+    return (REPRODUCED if met else DIRECTION if min(gains) > 0 else NOT), why
 
 
 def _published_own(bits: int) -> tuple[float, float]:
@@ -147,7 +148,7 @@ def _before_dithering(evidence: Evidence) -> Verdict:
     value = text["1bit_dithered_attack_before_dithering"]
     clean = evidence.accuracy(f"{DOUBLE}-trial", kind, "before/clean")
     why = f"{mean(ours):.1f} % of {mean(clean):.1f} % are left, published {value:.2f} %"
-    if abs(mean(ours) - value) <= TOLERANCE:
+    if near(mean(ours), value):
         return REPRODUCED, why
     return (DIRECTION if mean(ours) < mean(clean) / 2 else NOT), why
 
@@ -168,7 +169,7 @@ def _resists_before(evidence: Evidence) -> Verdict:
     if not left:
         return missing("the trial of a 1- or 2-bit model")
     why = "noise before dithering leaves " + ", ".join(f"{w:.1f} of {c:.1f} %" for w, c in left)
-    return (DIRECTION if min(w / c for w, c in left) > 0.5 else IGNORANT), why
+    return (DIRECTION if all(w > c / 2 for w, c in left) else IGNORANT), why
 
 
 def _depths_match(evidence: Evidence) -> Verdict:
@@ -178,8 +179,8 @@ def _depths_match(evidence: Evidence) -> Verdict:
         for r in evidence.records(DOUBLE, kind):
             count += 1
             scores = {k: r.metrics[f"clean/{k}"]["correct"] for k in kinds}
-            near = 0.005 * r.metrics[f"clean/{kind}"]["total"]  # ties within half a point
-            best += scores[kind] >= max(scores.values()) - near
+            tie = 0.005 * r.metrics[f"clean/{kind}"]["total"]  # ties within half a point
+            best += scores[kind] >= max(scores.values()) - tie
     if not count:
         return missing("any of the 15 models")
     why = f"{best} of {count} models do best on their own kind of image, to half a point"
@@ -216,7 +217,8 @@ def _detects(evidence: Evidence) -> Verdict:
         f"accuracy falls by {points(before)} points under an attack before dithering, which a "
         f"labelled reference set shows; by {points(after)} under one after it, which nothing shows"
     )
-    return (REPRODUCED if min(before) > TOLERANCE else NOT), why
+    seen = min(before) > 0 and not near(min(before), 0)
+    return (REPRODUCED if seen else NOT), why
 
 
 def _table_two_is_possible(evidence: Evidence) -> Verdict:

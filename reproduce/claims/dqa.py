@@ -11,13 +11,13 @@ from reproduce.claims.evidence import (
     IGNORANT,
     NOT,
     REPRODUCED,
-    TOLERANCE,
     UNDECIDED,
     Claim,
     Evidence,
     Verdict,
     kinder,
     missing,
+    near,
     points,
 )
 
@@ -78,9 +78,8 @@ def _numbers(dataset: str, cells: Sequence[str], attacks: Sequence[str]):
             if not ours:
                 return missing(f"{SEEDS} seeds of {_names(cells)} on {dataset}")
             off += [o - table[c, attack] for c, o in zip(cells, ours, strict=True)]
-        met = sum(abs(d) <= TOLERANCE for d in off)
         why = f"ours less published: {points(off)} points ({', '.join(attacks)})"
-        return (REPRODUCED if met == len(off) else NOT), why
+        return (REPRODUCED if all(near(d, 0) for d in off) else NOT), why
 
     return _readings(dataset, rule)
 
@@ -98,7 +97,7 @@ def _gain(dataset: str, attack: str, networks: Sequence[str] = QUANTISED):
         said = [table[c, attack] - table["relu", attack] for c in networks]
         why = f"gains over ReLU: {points(gains)} points, published {points(said)}"
         if all(g > 0 for g in gains):
-            full = all(g >= s - TOLERANCE for g, s in zip(gains, said, strict=True))
+            full = all(g > s or near(g, s) for g, s in zip(gains, said, strict=True))
             status = REPRODUCED if full else DIRECTION
             return _against_worst(evidence, name, ["relu" + ending, *cells], status, why)
         return NOT, why
@@ -134,8 +133,7 @@ def _dynamic_over_fixed(dataset: str, attack: str):
         said = [table[f"dynamic-{b}bit", attack] - table[f"fixed-{b}bit", attack] for b in BITS]
         why = f"dynamic less fixed at 1, 2, 3 bits: {points(gains)}, published {points(said)}"
         if all(g > 0 for g in gains):
-            near = all(abs(g - s) <= TOLERANCE for g, s in zip(gains, said, strict=True))
-            return (REPRODUCED if near else DIRECTION), why
+            return (REPRODUCED if all(map(near, gains, said)) else DIRECTION), why
         return NOT, why
 
     return _readings(dataset, rule)

@@ -46,7 +46,9 @@ class Evidence:
     def worst(self, name: str, cell: str, families: Sequence[str] | None = None) -> list[float]:
         """In percent, each seed: images of a trial that survive every attack of the families."""
         of = {} if families is None else {"families": tuple(families)}
-        return [100 * trials.union(r, **of).mean() for r in self.records(f"{name}-trial", cell)]
+        return [
+            100 * float(trials.union(r, **of).mean()) for r in self.records(f"{name}-trial", cell)
+        ]
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,11 @@ def kinder(verdicts: Sequence[Verdict]) -> Verdict:
     """The verdict that is best for the claim; one still undecided may become better than NOT."""
     order = (REPRODUCED, DIRECTION, IGNORANT, UNDECIDED, NOT)
     return min(verdicts, key=lambda v: order.index(v[0]))
+
+
+def near(ours: float, published: float) -> bool:
+    """Within TOLERANCE, the margin included: the last bit of a float decides nothing."""
+    return abs(ours - published) < TOLERANCE + 1e-9
 
 
 def points(values: Sequence[float]) -> str:

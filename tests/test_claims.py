@@ -1,0 +1,547 @@
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reproduce import grids, published, results, trials
+from reproduce.claims import (
+    DIRECTION,
+    IGNORANT,
+    NOT,
+    REPRODUCED,
+    STATUSES,
+    TOLERANCE,
+    UNDECIDED,
+    Claim,
+    Evidence,
+    ledger,
+)
+from reproduce.claims.evidence import kinder, near
+from reproduce.results import Record
+
+CLAIMS = {c.key: c for c in ledger()}
+DOUBLE = "double-quantization-cifar10"
+CELLS = tuple(grids.dqa_cell(kind, bits) for kind, bits in grids.DQA_CELLS)
+QUANTISED = CELLS[1:]
+KINDS = [grids.kind_name(*k) for k in grids.KINDS]
+NEEDS_NO_RECORD = {"double-possible"}
+
+
+def bits(percent: float, total: int = 10_000) -> np.ndarray:
+    """The first images are right, the others wrong: of two attacks the stronger decides."""
+    return np.arange(total) < round(percent * total / 100)
+
+
+def record(conditions: dict[str, float | np.ndarray], experiment=None) -> Record:
+    """Of conditions at so many percent of 10,000 images, or with these very bits."""
+    hit = {n: v if isinstance(v, np.ndarray) else bits(v) for n, v in conditions.items()}
+    e = experiment
+    return Record(
+        name=e.name if e else "", slug=e.slug if e else "", scale=e.scale if e else "",
+        experiment=grids.configuration(e) if e else {}, seed=e.seed if e else 0, dataset={},
+        metrics={n: {"correct": int(h.sum()), "total": len(h)} for n, h in hit.items()},
+        curves={}, wall_s=1.0, device="", versions={}, commit=None, dirty=None, created="2025",
+        arrays={f"correct/{n}": np.packbits(h) for n, h in hit.items()},
+    )  # fmt: skip
+
+
+class Known(Evidence):
+    """Evidence that a test makes up."""
+
+    def __init__(self, found: dict[tuple[str, str], list[Record]], scale: str = "paper") -> None:
+        self.scale, self._found = scale, found
+
+
+def dqa(
+    dataset: str,
+    tables: dict[str, dict],
+    trial: dict[str, dict] | None = None,
+    seeds: int = 3,
+    endings=("", "-mixed"),
+) -> Known:
+    """{cell: {condition: percent}} for every seed and reading."""
+    found = {}
+    for ending in endings:
+        for cell, conditions in tables.items():
+            found[f"dqa-{dataset}", cell + ending] = [record(conditions)] * seeds
+        for cell, conditions in (trial or {}).items():
+            found[f"dqa-{dataset}-trial", cell + ending] = [record(conditions)]
+    return Known(found)
+
+
+def printed(dataset: str) -> dict[str, dict[str, float]]:
+    """{cell: {attack: published percent}}, read here once more."""
+    rows = published.load("dqa_table1" if dataset == "mnist" else "dqa_table2")
+    table: dict[str, dict[str, float]] = {}
+    for _, row in rows.iterrows():
+        cell = (
+            "relu" if row["activation"] == "relu" else f"{row['activation']}-{row['bits']:.0f}bit"
+        )
+        table.setdefault(cell, {})[row["attack"]] = row["value"]
+    return table
+
+
+def moved(table: dict, attack: str, by: float, cells=CELLS) -> dict:
+    """The table with one attack's accuracies moved by so many points."""
+    return {c: v | ({attack: v[attack] + by} if c in cells else {}) for c, v in table.items()}
+
+
+def status(key: str, evidence: Evidence) -> str:
+    found, why = CLAIMS[key].decide(evidence)
+    assert found in STATUSES and why and "\n" not in why
+    return found
+
+
+# --- The ledger -----------------------------------------------------------------------------------
+
+
+def test_keys_are_unique_and_every_claim_says_where_it_stands():
+    claims = ledger()
+    assert len(CLAIMS) == len(claims) > 30
+    assert all(c.paper in grids.PAPERS and c.place and c.text and c.published for c in claims)
+    assert [c.paper for c in claims] == sorted((c.paper for c in claims), key=grids.PAPERS.index)
+    assert {c.paper for c in claims if c.headline} == set(grids.PAPERS)
+
+
+@pytest.mark.parametrize("key", CLAIMS)
+def test_without_records_nothing_that_needs_them_is_decided(key):
+    assert (status(key, Known({})) == UNDECIDED) == (key not in NEEDS_NO_RECORD)
+
+
+def test_a_verdict_is_that_of_the_first_scale_that_decides():
+    def decide(evidence):
+        return {"paper": (UNDECIDED, "p"), "laptop": (NOT, "l"), "smoke": (REPRODUCED, "s")}[
+            evidence.scale
+        ]
+
+    claim = Claim("key", "dqa", "here", "text", "1 %", decide)
+    paper, laptop, smoke = (Known({}, s) for s in ("paper", "laptop", "smoke"))
+    assert claim.verdict([paper, laptop, smoke]) == (NOT, "l", "laptop")
+    assert claim.verdict([smoke, laptop]) == (REPRODUCED, "s", "smoke")
+    assert claim.verdict([paper]) == (UNDECIDED, "p", "paper")
+
+
+def test_the_kinder_verdict_is_the_better_one_and_one_that_is_open_beats_a_refusal():
+    order = [REPRODUCED, DIRECTION, IGNORANT, UNDECIDED, NOT]
+    assert sorted(order) == sorted(STATUSES)
+    for a, b in itertools.product(order, repeat=2):
+        first = min((a, b), key=order.index)
+        assert kinder([(a, "a"), (b, "b")]) == (first, "a" if first == a else "b")
+
+
+def test_the_margin_itself_is_near():
+    grid = [k / 100 for k in range(0, 10_001, 37)]
+    assert all(near(v, v + TOLERANCE) and near(v + TOLERANCE, v) for v in grid)
+    assert not any(near(v, v + TOLERANCE + 0.001) or near(v + TOLERANCE + 0.001, v) for v in grid)
+
+
+# --- Evidence -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(monkeypatch, tmp_path) -> Path:
+    monkeypatch.setenv("REPRODUCE_RESULTS", str(tmp_path))
+    return tmp_path
+
+
+def test_evidence_is_of_this_scale_and_of_the_book_s_configurations_alone(folder):
+    smoke = [grids.dqa("digits", "relu", None, seed, "smoke") for seed in (0, 1)]
+    other = replace(smoke[0], train_images=48)
+    laptop = [grids.dqa("mnist", "relu", None, seed, "laptop") for seed in (2, 0)]
+    for e, percent in ((smoke[0], 50.0), (other, 10.0), (laptop[0], 72.0), (laptop[1], 70.0)):
+        results.save(record({"clean": percent}, e))
+    failed = record({}, smoke[1])
+    failed.error = "it broke"
+    results.save(failed)
+    assert len(results.records()) == 4
+    assert Evidence("smoke").accuracy("dqa-digits", "relu", "clean") == [50.0]
+    found = Evidence("laptop")
+    assert found.accuracy("dqa-mnist", "relu", "clean") == [70.0, 72.0], "in the order of the seeds"
+    assert found.accuracy("dqa-mnist", "relu", "pgd") == []
+    assert found.records("dqa-digits", "relu") == [] == found.records("dqa-mnist", "fixed-1bit")
+    assert Evidence("paper").records("dqa-mnist", "relu") == []
+
+
+def test_the_worst_case_is_over_the_attacks_of_the_book_s_trial(folder):
+    base = grids.dqa("mnist", "relu", None, 0, "laptop")
+    ours = trials.trial(base)
+    conditions = {"clean": bits(90), "main": bits(60), "eps/2": bits(1)}
+    backwards = {"noise": bits(80)[::-1], "steps/long": np.zeros(100, dtype=bool)}
+    results.save(record(conditions | backwards, ours))
+    results.save(record({"clean": 1.0}, replace(ours, batch=7)))
+    found = Evidence("laptop")
+    assert found.worst("dqa-mnist", "relu") == [60 - 20]
+    assert found.worst("dqa-mnist", "relu", ["main", "steps/"]) == [60 - 1]
+    assert found.worst("dqa-mnist", "relu", ["main"]) == [60.0]
+    assert found.worst("dqa-mnist", "relu", ["noise"]) == [90 - 20]
+    assert found.worst("dqa-mnist", "fixed-1bit") == []
+
+
+def test_an_unknown_scale_and_a_damaged_record_are_told(folder):
+    with pytest.raises(ValueError, match="scale is 'huge'"):
+        Evidence("huge")
+    file = results.save(record({"clean": 50.0}, grids.dqa("digits", "relu", None, 0, "smoke")))
+    file.write_text("{")
+    with pytest.raises(ValueError, match="is damaged"):
+        Evidence("smoke")
+
+
+# --- DQA: published numbers -----------------------------------------------------------------------
+
+M, C = printed("mnist"), printed("cifar10")
+
+
+@pytest.mark.parametrize("key", ["dqa-mnist-relu", "dqa-mnist-clean"])
+@pytest.mark.parametrize(
+    ("by", "expected"), [(0, REPRODUCED), (-2.0, REPRODUCED), (-2.01, NOT), (-20, NOT)]
+)
+def test_numbers_are_met_within_the_margin(key, by, expected):
+    cells = ["relu"] if key == "dqa-mnist-relu" else ["dynamic-2bit"]
+    assert status(key, dqa("mnist", moved(M, "clean", by, cells))) == expected
+
+
+def test_every_number_of_the_baseline_must_be_met():
+    for attack, by in (("pgd", 2.01), ("fgsm", -2.01)):
+        assert status("dqa-mnist-relu", dqa("mnist", moved(M, attack, by))) == NOT
+        assert status("dqa-cifar-relu", dqa("cifar10", moved(C, attack, by))) == NOT
+    assert status("dqa-cifar-relu", dqa("cifar10", C)) == REPRODUCED
+
+
+def test_what_is_compared_is_the_mean_over_at_least_three_seeds():
+    def seeds(*offsets):
+        value = M["relu"]
+        of = [record({**value, "pgd": value["pgd"] + o}) for o in offsets]
+        return Known({("dqa-mnist", "relu"): of, ("dqa-mnist", "relu-mixed"): of})
+
+    assert status("dqa-mnist-relu", seeds(-1, -2, -3)) == REPRODUCED
+    assert status("dqa-mnist-relu", seeds(-1, -2, -3.1)) == NOT
+    assert status("dqa-mnist-relu", seeds(0, 0)) == UNDECIDED
+
+
+def test_the_kinder_reading_counts():
+    good, bad = M, moved(M, "pgd", -9)
+    for one, other in itertools.permutations(("", "-mixed")):
+        found = dqa("mnist", good, endings=[one])._found | dqa("mnist", bad, endings=[other])._found
+        assert status("dqa-mnist-relu", Known(found)) == REPRODUCED
+        assert status("dqa-mnist-relu", dqa("mnist", bad, endings=[one])) == UNDECIDED
+    assert status("dqa-mnist-relu", dqa("mnist", bad)) == NOT
+    assert status("dqa-cifar-relu", dqa("cifar10", C, endings=[""])) == REPRODUCED
+
+
+# --- DQA: gains -----------------------------------------------------------------------------------
+
+GAINS = [
+    ("dqa-mnist-pgd", "mnist", M, "pgd", QUANTISED),
+    ("dqa-mnist-fixed-1bit", "mnist", M, "pgd", ["fixed-1bit"]),
+    ("dqa-cifar-pgd", "cifar10", C, "pgd", QUANTISED),
+    ("dqa-cifar-dynamic-2bit", "cifar10", C, "pgd", ["dynamic-2bit"]),
+    ("dqa-cifar-fgsm", "cifar10", C, "fgsm", QUANTISED),
+]
+every_gain = pytest.mark.parametrize(
+    ("key", "dataset", "table", "attack", "cells"), GAINS, ids=[g[0] for g in GAINS]
+)
+
+
+@every_gain
+def test_a_gain_is_reproduced_up_to_the_margin_then_in_direction_and_at_nothing_not(
+    key, dataset, table, attack, cells
+):
+    relu, last = table["relu"][attack], cells[-1]
+    assert status(key, dqa(dataset, table)) == REPRODUCED
+    assert status(key, dqa(dataset, moved(table, attack, 0.5, cells))) == REPRODUCED, "more is fine"
+    assert status(key, dqa(dataset, moved(table, attack, -2.0, [last]))) == REPRODUCED
+    assert status(key, dqa(dataset, moved(table, attack, -2.01, [last]))) == DIRECTION
+    for gain, expected in ((0.01, DIRECTION), (0.0, NOT), (-5, NOT)):
+        by = relu + gain - table[last][attack]
+        assert status(key, dqa(dataset, moved(table, attack, by, [last]))) == expected
+    assert status(key, dqa(dataset, table, seeds=2)) == UNDECIDED
+
+
+def worst(quantised: float, relu: float = 40.0, **one: float) -> dict:
+    """A trial's conditions: the worst case of the quantised networks and of ReLU's."""
+    named = {n.replace("_", "-"): v for n, v in one.items()}
+    return {
+        c: {"clean": 95.0, "main": relu if c == "relu" else named.get(c, quantised)} for c in CELLS
+    }
+
+
+@every_gain
+def test_a_gain_that_no_worst_case_shows_holds_only_against_the_ignorant(
+    key, dataset, table, attack, cells
+):
+    assert status(key, dqa(dataset, table, worst(41))) == REPRODUCED
+    assert status(key, dqa(dataset, table, worst(39))) == IGNORANT
+    assert status(key, dqa(dataset, table, worst(40))) == IGNORANT
+    one = worst(39) | {cells[-1]: {"clean": 95.0, "main": 41.0}}
+    assert status(key, dqa(dataset, table, one)) == REPRODUCED, "one gain is left"
+    partly = {c: v for c, v in worst(39).items() if c != cells[-1]}
+    assert status(key, dqa(dataset, table, partly)) == REPRODUCED, "not all of it has been tried"
+    down = moved(table, attack, table["relu"][attack] - table[cells[-1]][attack] - 1, [cells[-1]])
+    assert status(key, dqa(dataset, down, worst(39))) == NOT
+
+
+def test_fgsm_on_mnist_gains_as_well():
+    up = {c: v | {"fgsm": M["relu"]["fgsm"] + (c != "relu")} for c, v in M.items()}
+    assert status("dqa-mnist-fgsm", dqa("mnist", up)) in (REPRODUCED, DIRECTION)
+    down = moved(up, "fgsm", -1.5, ["fixed-3bit"])
+    assert status("dqa-mnist-fgsm", dqa("mnist", down)) == NOT
+
+
+# --- DQA: comparisons among its networks ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "dataset", "table", "attack"),
+    [
+        ("dqa-mnist-dynamic", "mnist", M, "pgd"),
+        ("dqa-cifar-dynamic", "cifar10", C, "pgd"),
+        ("dqa-cifar-clean", "cifar10", C, "clean"),
+    ],
+)
+def test_learnt_thresholds_must_win_at_every_depth(key, dataset, table, attack):
+    gains = [table[f"dynamic-{b}bit"][attack] - table[f"fixed-{b}bit"][attack] for b in (1, 2, 3)]
+    # Where the published table itself has no gain somewhere, the claim is too strong for it.
+    as_printed = REPRODUCED if min(gains) > 0 else NOT
+    assert status(key, dqa(dataset, table)) == as_printed
+
+    def with_gains(*by):
+        changed = table
+        for b, gain in zip((1, 2, 3), by, strict=True):
+            fixed, dynamic = table[f"fixed-{b}bit"][attack], table[f"dynamic-{b}bit"][attack]
+            changed = moved(changed, attack, dynamic - gain - fixed, [f"fixed-{b}bit"])
+        return dqa(dataset, changed)
+
+    up = [max(g, 0.01) + 0 for g in gains]
+    assert status(key, with_gains(*up[:2], up[2] + 2.01)) == DIRECTION
+    for place in range(3):
+        assert status(key, with_gains(*(0 if i == place else g for i, g in enumerate(up)))) == NOT
+    if min(gains) > 0:
+        assert status(key, with_gains(*up[:2], gains[2] + 2.0)) == REPRODUCED
+    assert status(key, dqa(dataset, table, seeds=2)) == UNDECIDED
+
+
+def depth_table(one: float, two: float, three: float) -> dict:
+    return {f"fixed-{b}bit": {"pgd": v} for b, v in zip((1, 2, 3), (one, two, three), strict=True)}
+
+
+def depth_trial(one: float, two: float, three: float) -> dict:
+    values = zip((1, 2, 3), (one, two, three), strict=True)
+    return {f"fixed-{b}bit": {"clean": 90.0, "noise": v} for b, v in values}
+
+
+@pytest.mark.parametrize(
+    ("table", "trial", "expected"),
+    [
+        ((60, 50, 40), None, DIRECTION),
+        ((60, 50, 40), (3, 2, 1), DIRECTION),
+        ((60, 50, 40), (3, 2, 2), IGNORANT),
+        ((60, 50, 40), (1, 2, 3), IGNORANT),
+        ((60, 50, 50), (3, 2, 1), NOT),
+        ((50, 60, 40), None, NOT),
+    ],
+)
+def test_fewer_bits_must_be_better_at_each_step_also_in_the_worst_case(table, trial, expected):
+    made = dqa("cifar10", depth_table(*table), None if trial is None else depth_trial(*trial))
+    assert status("dqa-cifar-bits", made) == expected
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
+@pytest.mark.parametrize(
+    ("above", "expected"), [(6, DIRECTION), (4, DIRECTION), (3, NOT), (0, NOT)]
+)
+def test_fgsm_is_stronger_if_it_is_for_most_networks(dataset, above, expected):
+    cells = {c: {"pgd": 50.0, "fgsm": 49.0 if i < above else 50.0} for i, c in enumerate(QUANTISED)}
+    key = f"dqa-{dataset.removesuffix('10')}-fgsm-stronger"
+    assert status(key, dqa(dataset, cells)) == expected
+    assert status(key, dqa(dataset, cells, seeds=2)) == UNDECIDED
+
+
+@pytest.mark.parametrize(
+    ("key", "condition", "foreign"),
+    [
+        ("dqa-noise", "noise", "square"),
+        ("dqa-black-box", "transfer", "main"),
+        ("dqa-black-box", "nes/20", "rule/own"),
+        ("dqa-white-box", "autoattack", "hopskipjump"),
+    ],
+)
+def test_an_explanation_must_hold_for_all_six_networks_under_its_own_attacks(
+    key, condition, foreign
+):
+    def trial(value: float, last: float) -> dict:
+        made = {c: {"clean": 99.0, condition: value, foreign: 1.0} for c in QUANTISED}
+        made["dynamic-3bit"][condition] = last
+        return made | {"relu": {"clean": 99.0, condition: 60.0, foreign: 90.0}}
+
+    assert status(key, dqa("mnist", {}, trial(61, 61))) == REPRODUCED
+    assert status(key, dqa("mnist", {}, trial(61, 60))) == NOT
+    assert status(key, dqa("mnist", {}, trial(59, 61))) == NOT
+    partly = {c: v for c, v in trial(61, 61).items() if c != "fixed-2bit"}
+    assert status(key, dqa("mnist", {}, partly)) == UNDECIDED
+
+
+# --- Double quantization --------------------------------------------------------------------------
+
+LOW = ["1bit", "1bit-dithered", "2bit", "2bit-dithered"]
+TEXT = dict(published.load("double_quantization_text").set_index("key")["value"])
+
+
+def double(tables: dict[str, dict] | None = None, trial: dict[str, dict] | None = None) -> Known:
+    found = {(DOUBLE, cell): [record(v)] for cell, v in (tables or {}).items()}
+    found |= {(f"{DOUBLE}-trial", cell): [record(v)] for cell, v in (trial or {}).items()}
+    return Known(found)
+
+
+@pytest.mark.parametrize("kind", LOW)
+def test_a_model_is_the_same_under_attack_if_every_image_is(kind):
+    value, key = TEXT[kind.replace("-", "_")], f"double-{kind}-same"
+
+    def made(by: float, swap: bool = False):
+        clean = bits(value + by)
+        few = clean[:1000].copy()
+        if swap:
+            few[3], clean[3] = False, True
+        return double({kind: {f"clean/{kind}": clean, f"pgd/{kind}": few}})
+
+    for by, expected in ((0, REPRODUCED), (2.0, REPRODUCED), (-2.0, REPRODUCED),
+                         (2.01, DIRECTION), (-2.01, DIRECTION)):  # fmt: skip
+        assert status(key, made(by)) == expected
+    assert status(key, made(0, swap=True)) == NOT
+    same_count = bits(50)
+    conditions = {f"clean/{kind}": same_count, f"pgd/{kind}": same_count[::-1].copy()}
+    assert status(key, double({kind: conditions})) == NOT, "as many, but others"
+
+
+EPS = (2, 4, 8, 16, 24, 32)
+
+
+def curve(flat_to: int) -> dict:
+    return {"clean": 80.0} | {f"after/{e}": 80.0 if e <= flat_to else 79.99 for e in EPS}
+
+
+@pytest.mark.parametrize(
+    ("bits_", "flat_to", "expected"),
+    [
+        (1, 32, REPRODUCED), (1, 24, NOT), (2, 16, REPRODUCED), (2, 8, NOT), (2, 24, NOT),
+        (3, 4, REPRODUCED), (3, 2, NOT), (3, 8, NOT),
+    ],
+)  # fmt: skip
+def test_a_curve_is_flat_to_the_radius_said_and_no_further(bits_, flat_to, expected):
+    key, kinds = f"double-flat-{bits_}", [f"{bits_}bit", f"{bits_}bit-dithered"]
+    assert status(key, double(trial={k: curve(flat_to) for k in kinds})) == expected
+    said = {1: 32, 2: 16, 3: 4}[bits_]
+    mixed = {kinds[0]: curve(said), kinds[1]: curve(flat_to)}
+    assert status(key, double(trial=mixed)) == expected, "both models must be"
+
+
+def test_noise_is_removed_if_nothing_changes_inside_the_radius():
+    good = {"clean": 80.0, "after/inside": 80.0, "after/outside": 40.0}
+    assert status("double-removed", double(trial=dict.fromkeys(LOW, good))) == REPRODUCED
+    swapped = good | {"after/inside": bits(80)[::-1].copy()}
+    bad = dict.fromkeys(LOW, good) | {"2bit": swapped}
+    assert status("double-removed", double(trial=bad)) == NOT
+
+
+@pytest.mark.parametrize(
+    ("by", "expected"),
+    [(0, REPRODUCED), (2.0, REPRODUCED), (-2.0, REPRODUCED), (2.01, DIRECTION), (None, NOT)],
+)
+def test_dithering_must_raise_both_low_depths(by, expected):
+    table = published.load("double_quantization_table1")
+    cells = {}
+    for depth in (1, 2):
+        own = table[(table["train_bits"] == depth) & (table["test_bits"] == depth)]
+        for dithered in (False, True):
+            chosen = own[(own["train_dithered"] == dithered) & (own["test_dithered"] == dithered)]
+            kind = grids.kind_name(depth, dithered)
+            cells[kind] = {f"clean/{kind}": 100 * chosen["value"].item()}
+    plain = cells["2bit"]["clean/2bit"]
+    target = cells["2bit-dithered"]["clean/2bit-dithered"] + (by or 0)
+    cells["2bit-dithered"] = {"clean/2bit-dithered": plain if by is None else target}
+    assert status("double-dithering", double(cells)) == expected
+    del cells["1bit"]
+    assert status("double-dithering", double(cells)) == UNDECIDED
+
+
+@pytest.mark.parametrize(("lost", "expected"), [(50.0, REPRODUCED), (10.01, REPRODUCED), (9, NOT)])
+def test_the_filter_does_not_help_where_pgd_takes_more_than_ten_points(lost, expected):
+    many = {k: {f"clean/{k}": 80.0, f"pgd/{k}": 20.0} for k in KINDS[4:]}
+    many["7bit"] = {"clean/7bit": 80.0, "pgd/7bit": 80.0 - lost}
+    rescue = {"3bit": {"after/nearest": 79.0}}
+    assert status("double-high-depth", double(many, rescue)) == expected
+    low = {k: {f"clean/{k}": 80.0, f"pgd/{k}": 80.0} for k in LOW}
+    assert status("double-high-depth", double(many | low)) == expected
+    assert status("double-high-depth", double(low)) == UNDECIDED
+
+
+@pytest.mark.parametrize(
+    ("left", "expected"),
+    [(4.74, REPRODUCED), (6.74, REPRODUCED), (2.74, REPRODUCED), (6.75, DIRECTION),
+     (39.99, DIRECTION), (40.0, NOT), (79, NOT)],
+)  # fmt: skip
+def test_noise_before_dithering_leaves_what_is_printed_or_less_than_half(left, expected):
+    conditions = {"before/clean": 80.0, "before/bare": left}
+    assert status("double-before", double(trial={"1bit-dithered": conditions})) == expected
+    assert status("double-before", double(trial={"1bit": conditions})) == UNDECIDED
+
+
+@pytest.mark.parametrize(
+    ("clean", "strong", "square", "expected"),
+    [(80, 41, 60, DIRECTION), (80, 40, 60, IGNORANT), (80, 60, 3, IGNORANT), (0, 0, 0, IGNORANT)],
+)
+def test_it_resists_if_more_than_half_survive_the_worst_attack_before_dithering(
+    clean, strong, square, expected
+):
+    good = {"before/clean": 80.0, "before/bare": 70.0, "before/strong": bits(70, 100)}
+    last = {
+        "before/clean": bits(clean, 100),
+        "before/bare": bits(clean, 100),
+        "before/strong": bits(strong, 100),
+        "before/square": bits(square, 100),
+    }
+    trial = dict.fromkeys(LOW, good) | {"2bit-dithered": last}
+    assert status("double-resists", double(trial=trial)) == expected
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"), [(0, REPRODUCED), (1, DIRECTION), (7, DIRECTION), (8, NOT), (15, NOT)]
+)
+def test_models_match_their_depth_if_they_do_best_on_it_to_half_a_point(wrong, expected):
+    models = {}
+    for i, own in enumerate(KINDS):
+        best = 79.49 if i < wrong else 79.5
+        models[own] = {f"clean/{k}": 80.0 if k != own else best for k in KINDS}
+    assert status("double-depths", double(models)) == expected
+
+
+@pytest.mark.parametrize(
+    ("left", "expected"), [(2.0, REPRODUCED), (2.01, DIRECTION), (19.99, DIRECTION), (20.0, NOT)]
+)
+def test_training_alone_does_not_resist_where_pgd_leaves_next_to_nothing(left, expected):
+    made = double({"1bit": {"pgd/8bit": 0.1}, "2bit": {"pgd/8bit": left}})
+    assert status("double-training-alone", made) == expected
+
+
+@pytest.mark.parametrize(("clean", "expected"), [(80.0, REPRODUCED), (67.01, REPRODUCED),
+                                                 (67.0, NOT), (65.0, NOT)])  # fmt: skip
+def test_an_attack_is_detected_by_a_fall_beyond_the_margin_in_every_model(clean, expected):
+    good = {"clean": 80.0, "after/8": 80.0, "before/bare": 5.0}
+    last = {"clean": clean, "after/8": clean, "before/bare": 65.0}
+    trial = dict.fromkeys(LOW, good) | {"1bit": last}
+    assert status("double-detects", double(trial=trial)) == expected
+
+
+def test_table_two_is_judged_by_the_tables_alone():
+    one, two = (published.load(f"double_quantization_table{n}") for n in (1, 2))
+    columns = ["train_bits", "train_dithered", "test_bits", "test_dithered"]
+    clean = {tuple(r[c] for c in columns): r["value"] for _, r in one.iterrows()}
+    attacked = {tuple(r[c] for c in columns): r["value"] for _, r in two.iterrows()}
+    legible = {k: v for k, v in attacked.items() if v == v and clean[k] == clean[k]}
+    above = sum(v > clean[k] + 0.0005 for k, v in legible.items())
+    found, why = CLAIMS["double-possible"].decide(Known({}))
+    assert found == (NOT if above else REPRODUCED)
+    assert why.startswith(f"{above} of {len(legible)} legible cells")
