@@ -22,7 +22,8 @@ LAYERS = [
     {"figures"},
     {"results"},
     {"evaluation"},
-    {"training"},
+    {"training", "zoo"},
+    {"carlini_wagner"},
     {"attacks"},
     {"data", "dither", "models", "published", "quantizers", "storage"},
 ]
