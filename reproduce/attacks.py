@@ -24,7 +24,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def _weights_fixed(model: nn.Module) -> Iterator[None]:
+def weights_fixed(model: nn.Module) -> Iterator[None]:
     """No gradient is computed for the weights: a third of each attack step's work."""
     trainable = [p for p in model.parameters() if p.requires_grad]
     for p in trainable:
@@ -120,6 +120,16 @@ class Attack(Protocol):
         """From images (N, C, H, W) in [0, 1] and labels (N,) to adversarial examples."""
 
 
+def check_images(images: Tensor) -> None:
+    """Raise TypeError unless `images` are float32, ValueError unless they lie in [0, 1]."""
+    if images.dtype != torch.float32:
+        raise TypeError(f"images are {images.dtype}; attacks take float32 in [0, 1]")
+    if images.numel():
+        low, high = (v.item() for v in images.aminmax())
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f"images hold values from {low} to {high}; they must lie in [0, 1]")
+
+
 def perturb(model: nn.Module, attack: Attack, images: Tensor, labels: Tensor, seed: int) -> Tensor:
     """Adversarial examples for `images`, with `model` in eval mode while they are made.
 
@@ -127,16 +137,11 @@ def perturb(model: nn.Module, attack: Attack, images: Tensor, labels: Tensor, se
     Returns: (N, C, H, W) float32 in [0, 1], within eps of `images`.
     Raises:  TypeError: images are not float32. ValueError: a value outside [0, 1] or NaN.
     """
-    if images.dtype != torch.float32:
-        raise TypeError(f"images are {images.dtype}; attacks take float32 in [0, 1]")
-    if images.numel():
-        low, high = (v.item() for v in images.aminmax())
-        if not (low >= 0 and high <= 1):
-            raise ValueError(f"images hold values from {low} to {high}; they must lie in [0, 1]")
+    check_images(images)
     was_training = model.training
     model.eval()
     try:
-        with _weights_fixed(model), seeded(seed, images.device):
+        with weights_fixed(model), seeded(seed, images.device):
             return attack.attack(model)(images, labels)
     finally:
         model.train(was_training)

@@ -27,9 +27,9 @@ LAYERS = [
     {"double", "figures"},
     {"embedding", "results"},
     {"evaluation"},
-    {"training"},
+    {"training", "zoo"},
     {"sanity"},
-    {"adaptive", "pipeline"},
+    {"adaptive", "carlini_wagner", "pipeline"},
     {"attacks"},
     {"data", "dither", "models", "published", "quantizers", "storage"},
 ]
