@@ -23,7 +23,7 @@ LAYERS = [
     {"norms", "substitutes"},
     {"trials", "variants"},
     {"grids"},
-    {"dqa"},
+    {"dqa", "other_attacks"},
     {"figures"},
     {"embedding", "results"},
     {"evaluation"},
