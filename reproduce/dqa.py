@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import mean
 
 import pandas as pd
@@ -141,6 +141,32 @@ def conclude_clusters(records: Sequence[Record]) -> str:
         f"{lost(relu):.1f} points for ReLU and by {lost(dynamic):.1f} for dynamic activations "
         f"({len(relu)} and {len(dynamic)} runs that did not collapse)."
     )
+
+
+def readings(
+    what: Mapping[str, str],
+    literal: Mapping[str, Record | None],
+    others: Mapping[str, Record | None],
+) -> str:
+    """Networks under other readings of the paper beside those under the literal one.
+
+    Args: what: {cell: how it is read}; a cell is the literal one's and an ending. literal, others:
+          {cell: record}, None where it was not run.
+    """
+
+    def shares(record: Record | None) -> str:
+        if record is None:
+            return "missing"
+        counts = [record.metrics[a] for a in ATTACKS]
+        said = " / ".join(f"{100 * c['correct'] / c['total']:.2f}" for c in counts)
+        return f"*{said}*" if collapsed(record.metrics) else said
+
+    rows = []
+    for cell, reading in what.items():
+        network = cell.rsplit("-", 1)[0]
+        rows.append([network, shares(literal.get(network)), reading, shares(others.get(cell))])
+    columns = " / ".join(ATTACKS.values())
+    return markdown_table(["network", f"literal: {columns}", "other reading", columns], rows)
 
 
 # --- Table 4 --------------------------------------------------------------------------------------

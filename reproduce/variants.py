@@ -9,7 +9,7 @@ from reproduce import grids
 from reproduce.grids import DQA
 
 READINGS = {
-    "fixed-2bit-image": "max|y| of Eq. 2 over the image, not the batch",
+    "fixed-2bit-image": "the maximum of Eq. 2 over the image, not the batch",
     "dynamic-2bit-tanh": "Eq. 8 on tanh x, not x",
     "dynamic-2bit-frozen": "thresholds learnt in the clean epochs alone",
 }

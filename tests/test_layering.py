@@ -23,7 +23,7 @@ LAYERS = [
     {"hardened", "norms", "substitutes"},
     {"trials", "variants"},
     {"grids"},
-    {"dqa", "trial_figures"},
+    {"dqa", "other_attacks", "trial_figures"},
     {"double", "figures"},
     {"embedding", "results"},
     {"evaluation"},

@@ -281,6 +281,17 @@ def test_thresholds_are_in_the_curves_and_stay_in_order():
     assert "thresholds" not in train(linear(), *small_data(), plain(epochs=1), 0).curves
 
 
+def test_thresholds_learnt_in_clean_training_stand_still_under_attack():
+    s = plain(epochs=4, lr=0.02, clean_epochs=2, attack=ATTACK, thresholds="clean")
+    curves = train(network(), *small_data(), s, 0).curves["thresholds"]
+    free = train(network(), *small_data(), replace(s, thresholds=None), 0).curves["thresholds"]
+    start = [m.thresholds.tolist() for m in network().modules() if hasattr(m, "thresholds")]
+    assert curves[0] != start and curves[1] != curves[0]
+    assert curves[3] == curves[2] == curves[1] == free[1] != free[2]
+    with pytest.raises(ValueError, match="thresholds is 'never'; choose clean or None"):
+        plain(thresholds="never")
+
+
 # --- Seeds ----------------------------------------------------------------------------------------
 
 EVERYTHING = plain(attack=ATTACK, clean_epochs=1, augment=True, autocast=True)

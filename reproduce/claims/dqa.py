@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from statistics import mean
 
 from reproduce import grids, published, trials
+from reproduce.claims import dqa_attacks
 from reproduce.claims.evidence import (
     DIRECTION,
     IGNORANT,
     NOT,
     REPRODUCED,
-    UNDECIDED,
     Claim,
     Evidence,
     Verdict,
@@ -190,10 +190,6 @@ def _trial_gain(dataset: str, families: Sequence[str], what: str):
     return _readings(dataset, rule)
 
 
-def _to_be_built(what: str) -> Callable[[Evidence], Verdict]:
-    return lambda evidence: (UNDECIDED, f"{what} is not part of the experiments yet")
-
-
 def claims() -> list[Claim]:
     claims = []
 
@@ -339,13 +335,19 @@ def claims() -> list[Claim]:
         _trial_gain("mnist", trials.WHITE_BOX, "white-box attacks"),
         True,
     )
-    for key, place, text, said in (
-        ("cw-norm", "Table 3", "C&W needs a larger L2 norm the fewer the bits.", "0.12–0.55"),
-        ("cw-zero", "Table 3", "C&W fails on adversarially trained DQA.", "0 % success"),
-        ("zoo", "Table 5", "ZOO fails on DQA, and not on full precision.", "0 and 81.75 %"),
-        ("vgg16", "Table 6", "Attacks transferred from VGG-16 cost some accuracy.", "49–61 % left"),
-        ("alexnet", "Table 6", "Attacks transferred from AlexNet hardly work.", "80–83 % left"),
-        ("tsne", "Fig. 3", "Under attack, DQA's features stay clustered by class.", "t-SNE"),
+    for key, place, text, said, rule in (
+        ("cw-norm", "Table 3", "C&W needs a larger L2 norm the fewer the bits.", "0.12–0.55",
+         dqa_attacks.cw_norms),
+        ("cw-zero", "Table 3", "C&W fails on adversarially trained DQA.", "0 % success",
+         dqa_attacks.cw_fails),
+        ("zoo", "Table 5", "ZOO fails on DQA, and not on full precision.", "0 and 81.75 %",
+         dqa_attacks.zoo_fails),
+        ("vgg16", "Table 6", "Attacks transferred from VGG-16 cost some accuracy.", "49–61 % left",
+         dqa_attacks.transfer("vgg16")),
+        ("alexnet", "Table 6", "Attacks transferred from AlexNet hardly work.", "80–83 % left",
+         dqa_attacks.transfer("alexnet")),
+        ("tsne", "Fig. 3", "Under attack, DQA's features stay clustered by class.", "t-SNE",
+         dqa_attacks.clusters),
     ):  # fmt: skip
-        add(key, place, text, said, _to_be_built(place))
+        add(key, place, text, said, rule)
     return claims

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from reproduce import experiments, grids, trials
+from reproduce import experiments, trials, units
 from reproduce.results import Record
 
 REPRODUCED = "reproduced"
@@ -29,7 +29,7 @@ class Evidence:
     def __init__(self, scale: str) -> None:
         self.scale = scale
         self._found: dict[tuple[str, str], list[Record]] = {}
-        for e in (*grids.grid(scale=scale), *trials.grid(scale=scale)):
+        for e in units.grid(scale=scale):
             record = experiments.load(e)
             if record is not None:
                 self._found.setdefault((e.name, e.cell), []).append(record)

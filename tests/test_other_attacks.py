@@ -1,0 +1,101 @@
+"""Tables 3, 5 and 6 say what the norms and counts of the records say."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from reproduce import other_attacks
+from reproduce.other_attacks import broken
+
+INF = float("inf")
+
+
+def norms(seed=0, **arrays) -> SimpleNamespace:
+    named = {f"norm/{n.replace('_', '/')}": np.array(v, np.float32) for n, v in arrays.items()}
+    return SimpleNamespace(seed=seed, arrays=named)
+
+
+def counts(seed=0, **shares) -> SimpleNamespace:
+    metrics = {n.replace("_", "/"): {"correct": c, "total": 100} for n, c in shares.items()}
+    return SimpleNamespace(seed=seed, metrics=metrics)
+
+
+def test_images_that_were_wrong_as_they_stood_count_neither_as_broken_nor_as_attacked():
+    found = broken(norms(cw_own=[0, 0.5, 1.0, 3.0, INF]), "cw/own")
+    assert (found.total, found.broken, found.rate) == (4, 3, 75)
+    assert (found.mean, found.median) == (1.5, 1.0)
+
+
+def test_norms_of_nothing_are_no_number():
+    whole = broken(norms(cw_own=[0, INF]), "cw/own")
+    assert (whole.total, whole.broken, whole.rate) == (1, 0, 0) and np.isnan(whole.mean)
+    assert np.isnan(broken(norms(cw_own=[0, 0]), "cw/own").rate)
+
+
+NORM_TRIALS = {
+    "relu-clean": [norms(cw_own=[0.1, 0.3, 0.0])],
+    "fixed-1bit-clean": [norms(cw_own=[0.5, INF], cw_sigmoid=[0.25, 0.75])],
+    "relu": [norms(cw_own=[1.0], **{"zoo_1-255": [0.2, 0.3, INF, INF]})],
+    "dynamic-2bit": [
+        norms(cw_own=[INF, INF], cw_sigmoid=[1.0, INF], zoo_small=[INF, INF], zoo_large=[1, INF])
+    ],
+}
+
+
+def test_table_3_has_norms_without_adversarial_training_and_success_rates_with_it():
+    without, defended = (t.splitlines() for t in other_attacks.table3(NORM_TRIALS))
+    assert without[2] == "| ReLU | 0.12 | 0.200 (0.200), 100 % of 2 | the same |"
+    assert without[5] == (
+        "| fixed, 1 bit | 0.55 | 0.500 (0.500), 50 % of 2 | 0.500 (0.500), 100 % of 2 |"
+    )
+    assert without[3].count("missing") == 2
+    assert defended[2] == "| ReLU | 0 % | 100.0 % of 1, norm 1.000 | the same |"
+    assert "| 0.0 % of 2 | 50.0 % of 2, norm 1.000 |" in defended[4]
+
+
+def test_table_5_has_a_column_for_each_width():
+    lines = other_attacks.table5(NORM_TRIALS, ["small", "large"]).splitlines()
+    assert lines[0].endswith("| h = small | h = large |")
+    assert lines[4] == "| dynamic, 2 bits | 0.00 | 0.0 | 50.0 |"
+    assert lines[2] == "| ReLU | 81.75 | missing | missing |"
+
+
+TRANSFERS = {
+    "dynamic-2bit-vgg16": [
+        counts(s, defense_clean=80, substitute_clean=70, substitute_pgd=5, defense_pgd=40 + s,
+               defense_fgsm=50, substitute_fgsm=9)
+        for s in (0, 1)
+    ]
+}  # fmt: skip
+
+
+def test_table_6_lists_each_seed_beside_the_published_value():
+    lines = other_attacks.table6(TRANSFERS).splitlines()
+    assert len(lines) == 2 + 6
+    assert lines[3] == (
+        "| VGG-16 | dynamic, 2 bits | 85.06 | 80.00<br>80.00 | 85.06 | 70.00<br>70.00 "
+        "| 56.62 | 5.00<br>5.00 | 60.46 | 40.00<br>41.00 | 50.00<br>50.00 |"
+    )
+    assert lines[-1].startswith("| AlexNet | dynamic, 1 bit |") and lines[-1].count("missing") == 5
+
+
+def test_conclusions_count_what_broke_and_where_a_transfer_did_more_than_the_direct_attack():
+    tables = {"dynamic-2bit": [counts(0, clean=80, pgd=45), counts(1, clean=80, pgd=41)]}
+    first, second, zoo, transfer = other_attacks.conclude(
+        NORM_TRIALS, tables, TRANSFERS
+    ).splitlines()
+    assert "breaks 1 of 2 with the network's own rule, 2 of 2 through the sigmoid" in first
+    assert "breaks 0 of 2 with the network's own rule, 1 of 2 through the sigmoid" in second
+    assert "50.0 % of the images of dynamic networks (h = large) and 50.0 % for ReLU" in zoo
+    assert "in 1 of 2 cases" in transfer
+    tables["dynamic-2bit"][1] = counts(1, clean=10, pgd=99)
+    assert "in 1 of 1 cases" in other_attacks.conclude(NORM_TRIALS, tables, TRANSFERS)
+
+
+@pytest.mark.parametrize("few", [{}, {"relu": NORM_TRIALS["relu"]}])
+def test_what_was_not_run_is_said(few):
+    assert other_attacks.conclude(few, {}, TRANSFERS).count("not run at this scale") == 4
+    assert "missing" in other_attacks.table6({})
