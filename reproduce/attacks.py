@@ -37,6 +37,20 @@ def weights_fixed(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def full_float32() -> Iterator[None]:
+    """No TF32: its 11 bits move an image over a step, and swallow the differences of queries."""
+    kinds = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [kind.allow_tf32 for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.allow_tf32 = False
+        yield
+    finally:
+        for kind, allowed in zip(kinds, before, strict=True):
+            kind.allow_tf32 = allowed
+
+
+@contextmanager
 def surrogate(model: nn.Module, backward: Backward, temperature: float = 1.0) -> Iterator[None]:
     """Give every activation quantiser of `model` another backward rule for a while.
 
@@ -141,7 +155,7 @@ def perturb(model: nn.Module, attack: Attack, images: Tensor, labels: Tensor, se
     was_training = model.training
     model.eval()
     try:
-        with weights_fixed(model), seeded(seed, images.device):
+        with weights_fixed(model), seeded(seed, images.device), full_float32():
             return attack.attack(model)(images, labels)
     finally:
         model.train(was_training)

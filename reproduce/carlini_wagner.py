@@ -7,8 +7,7 @@ stops a whole batch at once; a zero gradient then looks like a successful defenc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -16,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from reproduce.attacks import check_images, weights_fixed
+from reproduce.attacks import check_images, full_float32, weights_fixed
 from reproduce.quantizers import FixedQuantizer
 
 # Pixels are drawn this much towards 1/2, so that 0 and 1 have a finite arctanh and can move.
@@ -99,20 +98,6 @@ class Search:
         self.fell = torch.zeros_like(self.fell)
 
 
-@contextmanager
-def _full_float32() -> Iterator[None]:
-    """No TF32: its 11 bits swallow the differences that ZOO measures and move the decision edge."""
-    kinds = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = [kind.allow_tf32 for kind in kinds]
-    try:
-        for kind in kinds:
-            kind.allow_tf32 = False
-        yield
-    finally:
-        for kind, allowed in zip(kinds, before, strict=True):
-            kind.allow_tf32 = allowed
-
-
 def predict(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
     """(N, K) logits, at most `batch_size` images at a time."""
     return torch.cat([model(x) for x in images.split(batch_size)])
@@ -141,7 +126,7 @@ def smallest_perturbations(
         )
     images, was_training = images.detach(), model.training
     try:
-        with weights_fixed(model), _full_float32():
+        with weights_fixed(model), full_float32():
             model.eval()
             search = Search(images, labels, attack.initial_c)
             wrong = predict(model, images, batch_size).argmax(1) != labels

@@ -9,7 +9,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor, nn
 
-from reproduce.attacks import Attack, perturb
+from reproduce.attacks import Attack, full_float32, perturb
 from reproduce.data import to_float
 
 
@@ -58,7 +58,7 @@ def correct(
             y = labels[start : start + batch_size].to(device)
             if attack is not None:
                 x = perturb(source, attack, x, y, batch_seed(seed, number))
-            with torch.no_grad():
+            with torch.no_grad(), full_float32():
                 logits = model(x if defence is None else defence(x))
             hits.append((logits.argmax(1) == y).cpu())
     finally:

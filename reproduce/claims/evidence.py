@@ -44,8 +44,11 @@ class Evidence:
         return [100 * c["correct"] / c["total"] for c in counts]
 
     def worst(self, name: str, cell: str, families: Sequence[str] | None = None) -> list[float]:
-        """In percent, each seed: images of a trial that survive every attack of the families."""
-        of = {} if families is None else {"families": tuple(families)}
+        """In percent, each seed: images of a trial that survive every attack of the families.
+
+        Without families, every attack counts; with them, only images that all of these saw.
+        """
+        of = {} if families is None else {"families": tuple(families), "common": True}
         return [
             100 * float(trials.union(r, **of).mean()) for r in self.records(f"{name}-trial", cell)
         ]
