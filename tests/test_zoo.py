@@ -58,6 +58,25 @@ def test_on_a_linear_model_the_norm_is_the_distance_to_the_plane(corner, coordin
     assert (found.norms <= 1.02 * distance).all()
 
 
+def test_with_all_coordinates_at_once_it_is_adam_on_the_objective_clamped_to_the_box():
+    model, x, y, _ = linear(corner=True)
+    seen = []
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(1).clone()))
+    ZOO(1 + 30 * 33, 1, 16, 1, lr=0.005, initial_c=0.1).run(model, x[:1], y[:1], seed=0)
+    looks = torch.cat([batch for batch in seen[1:-1] if len(batch) == 1])
+
+    start, w = x[0].flatten(), model[1].weight[0].detach()
+    at = start.clone().requires_grad_()
+    adam = torch.optim.Adam([at], lr=0.005, eps=1e-12)
+    expected = []
+    for _ in range(30):
+        at.grad = 0.1 * w + 2 * (at.detach() - start)
+        adam.step()
+        at.data.clamp_(0, 1)
+        expected.append(at.detach().clone())
+    assert torch.allclose(looks, torch.stack(expected), atol=1e-4)
+
+
 def test_it_succeeds_at_least_as_often_as_art_with_as_many_queries(lenet_on_digits):
     model, dataset = lenet_on_digits
     x, y = data.to_float(dataset.x_test[:8]), dataset.y_test[:8]
