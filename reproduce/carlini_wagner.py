@@ -143,7 +143,6 @@ def smallest_perturbations(
             success = predict(model, search.best, batch_size).argmax(1) != labels
     finally:
         model.train(was_training)
-    success &= search.norms.isfinite()
     keep = success.view(-1, *[1] * (images.dim() - 1))
     return Adversarial(
         torch.where(keep, search.best, images),

@@ -97,6 +97,25 @@ def test_on_a_linear_model_the_norm_is_the_distance_to_the_plane(kind, initial_c
     assert (found.norms <= 1.02 * distance).all()
 
 
+def test_its_steps_are_those_of_adam_on_the_objective():
+    model, x, y, _ = linear("inside")
+    seen = []
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    CarliniWagner(steps=30, search_steps=1, lr=0.02, initial_c=0.1).run(model, x[5:], y[5:])
+
+    start = torch.atanh(2 * x[5:].double() - 1)
+    w = start.clone().requires_grad_()
+    adam = torch.optim.Adam([w], lr=0.02, eps=1e-12)
+    expected = []
+    for _ in range(30):
+        image = (torch.tanh(w) + 1) / 2
+        expected.append(image.detach())
+        lead = model[1].weight[0].double() @ image.flatten()
+        w.grad = torch.autograd.grad(0.1 * lead + (image - x[5:]).square().sum(), w)[0]
+        adam.step()
+    assert torch.allclose(torch.cat(seen[1:-1]).double(), torch.cat(expected), atol=1e-3)
+
+
 def test_confidence_moves_the_plane_by_its_lead():
     model, x, y, distance = linear("inside")
     weight = model[1].weight[0].norm().item()

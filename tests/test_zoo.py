@@ -58,6 +58,32 @@ def test_on_a_linear_model_the_norm_is_the_distance_to_the_plane(corner, coordin
     assert (found.norms <= 1.02 * distance).all()
 
 
+@pytest.mark.parametrize("c", [0.1, 1])
+def test_with_all_coordinates_at_once_it_is_adam_on_the_measured_slope_clamped_to_the_box(c):
+    model, x, y, _ = linear(corner=True)
+    seen = []
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(1).clone()))
+    ZOO(1 + 30 * 33, 1, 16, 1, lr=0.007, initial_c=c).run(model, x[:1], y[:1], seed=0)
+    looks = torch.cat([batch for batch in seen[1:-1] if len(batch) == 1]).double()
+
+    start = x[0].flatten().double()
+    w, bias = model[1].weight[0].detach().double(), model[1].bias[0].item()
+    at = start.clone().requires_grad_()
+    adam = torch.optim.Adam([at], lr=0.007, eps=1e-12)
+    expected = []
+    for _ in range(30):
+        low, high = (at.detach() - 1 / 255).clamp(min=0), (at.detach() + 1 / 255).clamp(max=1)
+        lead = at.detach() @ w + bias
+        f_low, f_high = ((lead + w * (end - at.detach())).relu() for end in (low, high))
+        at.grad = c * (f_high - f_low) / (high - low) + 2 * (at.detach() - start)
+        adam.step()
+        at.data.clamp_(0, 1)
+        expected.append(at.detach().clone())
+    assert torch.allclose(looks, torch.stack(expected), atol=1e-4)
+    lead = expected[-1] @ w + bias
+    assert (lead < 0) == (c == 1), "one of the two must come to where f is flat"
+
+
 def test_it_succeeds_at_least_as_often_as_art_with_as_many_queries(lenet_on_digits):
     model, dataset = lenet_on_digits
     x, y = data.to_float(dataset.x_test[:8]), dataset.y_test[:8]
@@ -118,13 +144,25 @@ def test_a_step_that_crosses_no_threshold_measures_nothing_and_a_longer_one_succ
 def test_every_query_is_counted_within_the_budget_and_asked_in_small_batches(batch_size):
     model, x, y, _ = linear(corner=True)
     model = Counting(model)
-    found = ZOO(300, 2, 5, 50, 0.1, 1).run(model, x, y, seed=0, batch_size=batch_size)
+    calls = []
+    found = ZOO(300, 2, 5, 50, 0.1, 1).run(
+        model, x, y, seed=0, batch_size=batch_size, check_stop=lambda: calls.append(1)
+    )
     assert max(model.sizes) <= batch_size
     # The last look at what is returned belongs to the judge.
     assert sum(model.sizes) == found.queries.sum() + len(x)
     assert found.queries.max() <= 300
     assert found.queries.min() > 300 - 2 * 11
     assert model.range == [0, 1]
+    if batch_size >= len(x):
+        assert len(calls) == len(model.sizes) - 2
+
+
+def test_the_look_at_the_clean_image_is_a_query_too():
+    model, x, y, _ = linear()
+    for budget, taken in ((34, 34), (66, 34), (67, 67)):
+        found = ZOO(budget, 1, 16, 1, 0.02, 10).run(model, x, y, seed=0)
+        assert found.queries.tolist() == [taken] * 4
 
 
 def test_the_batch_size_changes_nothing():
