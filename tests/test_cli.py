@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reproduce import __main__ as cli
-from reproduce import data, experiments, grids, results, storage, trials
+from reproduce import data, experiments, grids, results, storage, trials, units
 from reproduce.adaptive import Noise
 from reproduce.attacks import FGSM, PGD
 from reproduce.grids import dqa, grid
@@ -71,8 +71,7 @@ CHEAPEST_FIRST = tuple(
 
 @pytest.fixture
 def tiny_grid(monkeypatch):
-    monkeypatch.setattr(grids, "grid", lambda *_filters: iter(TINY))
-    monkeypatch.setattr(trials, "grid", lambda *_filters: iter(()))
+    monkeypatch.setattr(units, "grid", lambda *_filters: iter(TINY))
 
 
 def tiny_trial(base: grids.DQA, draws: int = 2) -> trials.DQATrial:
@@ -86,7 +85,7 @@ def tiny_trial(base: grids.DQA, draws: int = 2) -> trials.DQATrial:
 def tiny_trials(tiny_grid, monkeypatch):
     """Beside the experiments, a trial of two of them; that of ReLU is the dearer one."""
     two = (tiny_trial(TINY[1], draws=40), tiny_trial(TINY[2]))
-    monkeypatch.setattr(trials, "grid", lambda *_filters: iter(two))
+    monkeypatch.setattr(units, "grid", lambda *_filters: iter((*TINY, *two)))
     return two
 
 
@@ -155,19 +154,18 @@ def test_filters_that_leave_nothing_end_with_code_2_and_one_line(capsys, command
 def test_list_prints_a_line_for_each_experiment_with_its_name_slug_and_key(capsys):
     assert cli.main(["list", "--scale", "smoke"]) == 0
     lines = [tuple(line.split()) for line in capsys.readouterr().out.splitlines()]
-    every = [*grid(scale="smoke"), *trials.grid(scale="smoke")]
-    assert lines == [(e.name, e.slug, e.key) for e in every]
+    assert lines == [(e.name, e.slug, e.key) for e in units.grid(scale="smoke")]
 
 
 @pytest.mark.parametrize(
     ("filters", "expected"),
     [
-        ("--paper dqa --dataset digits", 2 * 7),
-        ("--paper double-quantization", 2 * 15),
-        ("--cell relu", 2 * 2),
+        ("--paper dqa --dataset digits", 2 * 7 + 3),
+        ("--paper double-quantization", 2 * 15 + 2 * 2),
+        ("--cell relu", 2 * 2 + 1),
         ("--cell 2bit-dithered --seed 5", 2),
         ("--dataset patterns --cell fixed-2bit", 2),
-        ("--name dqa-digits", 7),
+        ("--name dqa-digits", 7 + 3),
         ("--name dqa-digits-trial", 7),
         ("--name dqa-digits-trial --cell relu", 1),
     ],
@@ -441,10 +439,10 @@ def test_ctrl_c_leaves_a_checkpoint_and_a_second_call_a_record(folders):
 
 
 def test_two_jobs_share_the_work_and_each_experiment_is_run_once(folders):
-    cells = list(grid("dqa", "smoke"))
+    cells = list(units.grid("dqa", "smoke"))
     missing = {"smoke-relu-seed0", "smoke-fixed-1bit-seed0"}
     for experiment in cells:
-        if experiment.dataset == "digits" and experiment.slug not in missing:
+        if experiment.name == "dqa-digits" and experiment.slug not in missing:
             store(experiment, wall_s=1.0)
     process = start("--jobs", "2")
     try:
@@ -456,5 +454,5 @@ def test_two_jobs_share_the_work_and_each_experiment_is_run_once(folders):
     done = {f"dqa-digits {slug}" for slug in missing}
     assert sorted(line.split(":")[0] for line in out.splitlines()) == sorted(done)
     ours = [r for r in results.records() if r.slug in missing]
-    assert len(ours) == 2 and len(results.records()) == 7
+    assert len(ours) == 2 and len(results.records()) == 10
     assert os.listdir(folders / "cache" / "checkpoints") == []
