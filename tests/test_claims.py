@@ -18,6 +18,7 @@ from reproduce.claims import (
     UNDECIDED,
     Claim,
     Evidence,
+    headlines,
     ledger,
 )
 from reproduce.claims.evidence import kinder, near
@@ -230,6 +231,39 @@ def test_the_kinder_reading_counts():
         assert status("dqa-mnist-relu", dqa("mnist", bad, endings=[one])) == UNDECIDED
     assert status("dqa-mnist-relu", dqa("mnist", bad)) == NOT
     assert status("dqa-cifar-relu", dqa("cifar10", C, endings=[""])) == REPRODUCED
+
+
+# --- The front page -------------------------------------------------------------------------------
+
+
+def headline(what: str, *evidence: Evidence) -> list[str]:
+    (row,) = [row for row in headlines(evidence) if row[0].startswith(what)]
+    return row[1:]
+
+
+def test_the_front_page_shows_printed_measured_and_worst_and_over_how_many_images():
+    table, trial = {"relu": {"pgd": 80.0}}, {"relu": {"clean": 95.0, "main": bits(40, 500)}}
+    trial["relu"]["clean"] = bits(95, 500)
+    found = dqa("mnist", table, trial, endings=["-mixed"])
+    expected = [f"{M['relu']['pgd']:.2f}", "80.0 (mean of 3)", "40.0 (500 images)", "paper"]
+    assert headline("DQA, MNIST, ReLU", found) == expected
+    assert headline("DQA, MNIST, fixed, 1 bit", found)[1:3] == ["missing", "missing"]
+    assert headline("DQA, CIFAR-10, ReLU", found)[1:3] == ["missing", "missing"]
+    last = {"2bit-dithered": {"before/clean": 80.0, "before/strong": bits(7, 100)}}
+    found = double({"2bit-dithered": {"pgd/2bit-dithered": 84.0}}, last)
+    row = headline("Double quantization, 2 bits", found)
+    assert row[1:3] == ["84.0", "7.0 (100 images)"]
+
+
+def test_a_scale_with_run_and_trial_goes_before_a_larger_one_without_a_trial():
+    table, trial = {"relu": {"pgd": 80.0}}, {"relu": {"clean": 95.0, "main": 40.0}}
+    paper = dqa("mnist", {"relu": {"pgd": 90.0}}, endings=["-mixed"])
+    laptop = Known(dqa("mnist", table, trial, endings=["-mixed"])._found, "laptop")
+    assert headline("DQA, MNIST, ReLU", paper, laptop)[-1] == "laptop"
+    assert headline("DQA, MNIST, ReLU", paper, Known({}, "laptop"))[1:3] == [
+        "90.0 (mean of 3)",
+        "missing",
+    ]
 
 
 # --- DQA: gains -----------------------------------------------------------------------------------

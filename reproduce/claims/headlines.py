@@ -22,7 +22,7 @@ def headlines(evidence: Sequence[Evidence]) -> list[list[str]]:
              a run and its trial, else the first that has a run. DQA on MNIST is shown as trained on
              clean and adversarial examples mixed.
     Returns: [what, published, reproduced, under attacks that know the defence, scale], percentages
-             of the mean over seeds, or "missing".
+             of the mean over seeds, or "missing"; with the number of images of a trial.
     """
     rows = []
     for dataset, title, ending in (("mnist", "MNIST", "-mixed"), ("cifar10", "CIFAR-10", "")):
@@ -35,7 +35,7 @@ def headlines(evidence: Sequence[Evidence]) -> list[list[str]]:
                     f"DQA, {title}, {model_name(activation, bits)}, PGD",
                     f"{printed(dataset)[cell, 'pgd']:.2f}",
                     _seeds(e.accuracy(name, of, "pgd")),
-                    _seeds(e.worst(name, of)),
+                    _seeds(e.worst(name, of), _images(e, name, of, "clean")),
                     e.scale,
                 ]
             )
@@ -49,7 +49,7 @@ def headlines(evidence: Sequence[Evidence]) -> list[list[str]]:
                 f"Double quantization, {bits} bit{'s' if bits > 1 else ''}, dithered, PGD",
                 f"{text[f'{bits}bit_dithered']:.2f}",
                 _seeds(e.accuracy(DOUBLE, cell, f"pgd/{cell}")),
-                _seeds(worst),
+                _seeds(worst, _images(e, DOUBLE, cell, "before/strong")),
                 e.scale,
             ]
         )
@@ -62,8 +62,15 @@ def _first(evidence: Sequence[Evidence], name: str, cell: str) -> Evidence:
     return (*tried, *run, evidence[-1])[0]
 
 
-def _seeds(values: Sequence[float]) -> str:
+def _images(evidence: Evidence, name: str, cell: str, condition: str) -> list[int]:
+    """How many images the worst case of each trial is over."""
+    trials = evidence.records(f"{name}-trial", cell)
+    return sorted({r.metrics[condition]["total"] for r in trials})
+
+
+def _seeds(values: Sequence[float], images: Sequence[int] = ()) -> str:
     if not values:
         return MISSING
-    runs = f" (mean of {len(values)})" if len(values) > 1 else ""
-    return f"{mean(values):.1f}{runs}"
+    parts = [f"mean of {len(values)}"] if len(values) > 1 else []
+    parts += [f"{n:,} images" for n in images]
+    return f"{mean(values):.1f}" + (f" ({', '.join(parts)})" if parts else "")
