@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import mean
 
 import numpy as np
 
@@ -53,7 +52,10 @@ def outcome(norms: np.ndarray) -> Broken:
 def _each(records: Sequence[Record], condition: str, text: str) -> str:
     """`text` about a condition, seed by seed; missing where there is none."""
     found = [broken(r, condition) for r in records if f"norm/{condition}" in r.arrays]
-    said = (text.format(b=b).replace("nan (nan)", "none") for b in found)
+    said = (
+        text.format(b=b).replace("nan (nan)", "none") if b.total else "no image was right"
+        for b in found
+    )
     return "<br>".join(s.replace(", norm nan", "") for s in said) or "missing"
 
 
@@ -142,10 +144,18 @@ def _accuracies(records: Sequence[Record], condition: str) -> str:
 def conclude(norm_trials: Records, tables: Records, transfers: Records) -> str:
     """What the records say of Tables 3, 5 and 6, as a list; missing where they say nothing.
 
-    Args: norm_trials, transfers: by cell. tables: the networks' own records (Table 2), by cell.
+    Networks that collapsed in training are left out: one answer for all images cannot be changed.
+
+    Args: norm_trials, transfers: by cell. tables: the networks' own records, by cell.
     """
-    dynamic = [r for bits in BITS for r in norm_trials.get(f"dynamic-{bits}bit", [])]
-    fixed = [r for bits in BITS for r in norm_trials.get(f"fixed-{bits}bit-clean", [])]
+    dynamic, fixed, relu = (
+        [r for cell in cells for r in norm_trials.get(cell, []) if not _lost(tables.get(cell), r)]
+        for cells in (
+            [f"dynamic-{bits}bit" for bits in BITS],
+            [f"fixed-{bits}bit-clean" for bits in BITS],
+            ["relu"],
+        )
+    )
     lines = []
     for title, runs in (("Table 3, first column", fixed), ("Table 3, second column", dynamic)):
         if not runs:
@@ -161,9 +171,14 @@ def conclude(norm_trials: Records, tables: Records, transfers: Records) -> str:
             for rule, found in rules.items()
         )
         lines.append(f"- **{title}:** of the quantised networks' images, C&W breaks {said}.")
-    lines.append(_conclude_zoo(dynamic, norm_trials.get("relu", [])))
+    lines.append(_conclude_zoo(dynamic, relu))
     lines.append(_conclude_transfer(tables, transfers))
     return "\n".join(lines)
+
+
+def _lost(networks: Sequence[Record] | None, trial: Record) -> bool:
+    """Whether the network of a trial collapsed, as its own record says."""
+    return any(collapsed(r.metrics) for r in networks or [] if r.seed == trial.seed)
 
 
 def _conclude_zoo(dynamic: Sequence[Record], relu: Sequence[Record]) -> str:
@@ -171,7 +186,10 @@ def _conclude_zoo(dynamic: Sequence[Record], relu: Sequence[Record]) -> str:
         widths = {
             n.removeprefix("norm/") for r in runs for n in r.arrays if n.startswith("norm/zoo/")
         }
-        rates = {w: mean(broken(r, w).rate for r in runs) for w in widths}
+        rates = {}
+        for w in widths:
+            each = [broken(r, w) for r in runs]
+            rates[w] = 100 * sum(b.broken for b in each) / max(1, sum(b.total for b in each))
         width = max(sorted(rates), key=lambda w: rates[w])
         return rates[width], width.removeprefix("zoo/")
 

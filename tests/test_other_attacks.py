@@ -32,7 +32,9 @@ def test_images_that_were_wrong_as_they_stood_count_neither_as_broken_nor_as_att
 def test_norms_of_nothing_are_no_number():
     whole = broken(norms(cw_own=[0, INF]), "cw/own")
     assert (whole.total, whole.broken, whole.rate) == (1, 0, 0) and np.isnan(whole.mean)
-    assert np.isnan(broken(norms(cw_own=[0, 0]), "cw/own").rate)
+    none = {"relu": [norms(cw_own=[0, 0])]}
+    assert np.isnan(broken(none["relu"][0], "cw/own").rate)
+    assert "| no image was right | the same |" in other_attacks.table3(none)[1]
 
 
 NORM_TRIALS = {
@@ -91,6 +93,9 @@ def test_conclusions_count_what_broke_and_where_a_transfer_did_more_than_the_dir
     assert "breaks 0 of 2 with the network's own rule, 1 of 2 through the sigmoid" in second
     assert "50.0 % of the images of dynamic networks (h = large) and 50.0 % for ReLU" in zoo
     assert "in 1 of 2 cases" in transfer
+    collapsed = {"dynamic-2bit": [counts(0, clean=10, pgd=45)]}
+    lines = other_attacks.conclude(NORM_TRIALS, collapsed, TRANSFERS).splitlines()
+    assert ["not run" in line for line in lines] == [False, True, True, True]
     tables["dynamic-2bit"][1] = counts(1, clean=10, pgd=99)
     assert "in 1 of 1 cases" in other_attacks.conclude(NORM_TRIALS, tables, TRANSFERS)
 
