@@ -17,7 +17,7 @@ from torch import Tensor
 
 from reproduce import published
 from reproduce.quantizers import Rounding, linear_quantize
-from reproduce.results import Record
+from reproduce.results import Record, hits
 
 Kind = tuple[int, bool]
 
@@ -33,12 +33,6 @@ def published_table(numeral: str) -> pd.DataFrame:
     cells = published.load(f"double_quantization_table{len(numeral)}")
     rows, columns = ["train_bits", "train_dithered"], ["test_bits", "test_dithered"]
     return 100 * cells.pivot(index=rows, columns=columns, values="value").astype(float)
-
-
-def hits(record: Record, condition: str) -> np.ndarray:
-    """(N,) bool: which images of a condition such as "pgd/2bit" the network got right."""
-    packed = record.arrays[f"correct/{condition}"]
-    return np.unpackbits(packed, count=record.metrics[condition]["total"]).astype(bool)
 
 
 def share(record: Record | None, condition: str, first: int | None = None) -> float:

@@ -94,6 +94,12 @@ class Record:
                 raise ValueError(f"{condition} counts {correct!r} correct of {total!r}")
 
 
+def hits(record: Record, condition: str) -> np.ndarray:
+    """(N,) bool of a condition, image by image, in the order of the test set."""
+    total = record.metrics[condition]["total"]
+    return np.unpackbits(record.arrays[f"correct/{condition}"], count=total).astype(bool)
+
+
 def _file(record: Record) -> Path:
     failed = f"-failed-{record.created.replace(':', '')}" if record.error else ""
     return root() / record.name / f"{record.slug}-{record.key}{failed}.json"

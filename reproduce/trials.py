@@ -23,6 +23,7 @@ from reproduce.evaluation import correct
 from reproduce.grids import DQA, DoubleQuantization, Experiment, configuration, quantised
 from reproduce.pipeline import DoubleQuantizer
 from reproduce.quantizers import FixedQuantizer, filter_radius
+from reproduce.results import hits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -373,12 +374,6 @@ WHITE_BOX = (
 )
 QUERIES = ("square", "nes/", "noise")
 BLACK_BOX = (*QUERIES, "hopskipjump", "transfer")
-
-
-def hits(record: results.Record, condition: str) -> np.ndarray:
-    """(N,) bool of a condition, image by image, in the order of the test set."""
-    total = record.metrics[condition]["total"]
-    return np.unpackbits(record.arrays[f"correct/{condition}"], count=total).astype(bool)
 
 
 def union(

@@ -252,9 +252,9 @@ def _table_two_is_possible(evidence: Evidence) -> Verdict:
 def claims() -> list[Claim]:
     claims = []
 
-    def add(key, place, text, said, decide, headline=False):
+    def add(key, place, text, said, decide):
         name = f"double-{key}"
-        claims.append(Claim(name, "double-quantization", place, text, said, decide, headline))
+        claims.append(Claim(name, "double-quantization", place, text, said, decide))
 
     text = published.load("double_quantization_text").set_index("key")["value"]
     for bits, dithered in reversed(LOW):
@@ -266,7 +266,6 @@ def claims() -> list[Claim]:
             f"The {name} model is as accurate under PGD at 8/255 as on clean images.",
             f"{value:.2f} %",
             _same_under_attack(bits, dithered, value),
-            (bits, dithered) == LOW[3],
         )
     add(
         "flat-1",
@@ -337,7 +336,6 @@ def claims() -> list[Claim]:
         "The method keeps its accuracy against adversarial examples, wherever the noise is added.",
         "identical accuracy",
         _resists_before,
-        True,
     )
     add(
         "detects",

@@ -235,8 +235,8 @@ def _trial_gain(dataset: str, families: Sequence[str], what: str):
 def claims() -> list[Claim]:
     claims = []
 
-    def add(key, place, text, said, decide, headline=False):
-        claims.append(Claim(f"dqa-{key}", "dqa", place, text, said, decide, headline))
+    def add(key, place, text, said, decide):
+        claims.append(Claim(f"dqa-{key}", "dqa", place, text, said, decide))
 
     mnist, cifar = printed("mnist"), printed("cifar10")
 
@@ -275,7 +275,6 @@ def claims() -> list[Claim]:
         "On MNIST, 1-bit fixed activations raise accuracy under PGD.",
         f"{mnist['relu', 'pgd']:.2f} to {mnist['fixed-1bit', 'pgd']:.2f} %",
         _gain("mnist", "pgd", ["fixed-1bit"]),
-        True,
     )
     add(
         "mnist-fgsm",
@@ -318,7 +317,6 @@ def claims() -> list[Claim]:
         "On CIFAR-10, 2-bit dynamic activations do most of all.",
         f"{cifar['relu', 'pgd']:.2f} to {cifar['dynamic-2bit', 'pgd']:.2f} %",
         _best_of_all("cifar10", "dynamic-2bit"),
-        True,
     )
     add(
         "cifar-fgsm",
@@ -375,7 +373,6 @@ def claims() -> list[Claim]:
         "They resist strong attacks that see everything.",
         "the conclusion drawn",
         _trial_gain("mnist", trials.WHITE_BOX, "white-box attacks"),
-        True,
     )
     for key, place, text, said, rule in (
         ("cw-norm", "Table 3", "C&W needs a larger L2 norm the fewer the bits.", "0.12–0.55",

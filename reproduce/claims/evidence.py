@@ -65,7 +65,6 @@ class Claim:
     text: str
     published: str
     decide: Callable[[Evidence], Verdict]
-    headline: bool = False
 
     def verdict(self, evidence: Sequence[Evidence]) -> tuple[str, str, str]:
         """(status, sentence, scale) by the first of the evidence that decides; none is undecided.
