@@ -21,6 +21,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from reproduce.fused import fused
+
 Rounding = Literal["floor", "nearest"]
 Backward = Literal["zero", "straight_through", "tanh", "sigmoid"]
 Activation = Literal["relu", "fixed", "dynamic"]
@@ -93,7 +95,7 @@ def filter_radius(bits: int, rounding: Rounding = "floor") -> int:
     return min(math.floor(min(below)), math.ceil(min(above)) - 1)
 
 
-def _step_slope(u: Tensor, backward: Backward, temperature: float) -> Tensor:
+def _step_slope(u: Tensor, backward: Backward, temperature: Tensor) -> Tensor:
     """The surrogate of sgn'(u), same shape as u."""
     if backward == "straight_through":
         return (u.abs() <= 1).to(u.dtype)
@@ -103,36 +105,136 @@ def _step_slope(u: Tensor, backward: Backward, temperature: float) -> Tensor:
     return 2 * temperature * s * (1 - s)
 
 
+def _wide(x: Tensor) -> Tensor:
+    """Half precision is computed in single precision."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _by_channel(x: Tensor) -> bool:
+    """Whether the channels of an image lie side by side in memory."""
+    return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def _rows(x: Tensor, by_channel: bool, count: int = 1) -> Tensor:
+    """x as (count, M), in the order of its memory, in which a compiled pass is fastest."""
+    return (x.permute(0, 2, 3, 1) if by_channel else x).reshape(count, -1)
+
+
+def _unrows(rows: Tensor, like: Tensor, by_channel: bool) -> Tensor:
+    if by_channel:
+        return rows.view(like.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
+    return rows.view(like.shape)
+
+
+@fused
+def _fixed(x: Tensor, top: int) -> tuple[Tensor, Tensor]:
+    """Eq. 1-3: the levels, and the maximum of each row, that they were scaled by."""
+    wide = _wide(x)
+    largest = torch.tanh(wide.abs().amax(1, keepdim=True))  # tanh rises: one pass of it, not two
+    largest = torch.where(largest > 0, largest, 1)
+    y = torch.tanh(wide) / largest
+    return (2 * torch.round(top * (y / 2 + 0.5)) / top - 1).to(x.dtype), largest
+
+
+@fused
+def _fixed_gradient(
+    x: Tensor, grad: Tensor, largest: Tensor, top: int, backward: Backward, temperature: Tensor
+) -> Tensor:
+    wide = _wide(x)
+    if backward == "straight_through":
+        return (grad * ((1 - torch.tanh(wide).square()) / largest)).to(x.dtype)
+    slope = torch.zeros_like(wide)
+    for k in range(1, top + 1):
+        threshold = torch.atanh((2 * k - top - 1) / top * largest)
+        slope = slope + _step_slope(wide - threshold, backward, temperature) / top
+    return (grad * slope).to(x.dtype)
+
+
+class _FixedStaircase(torch.autograd.Function):
+    """Eq. 1-3; the rounding gets a surrogate gradient, the maximum none."""
+
+    @staticmethod
+    def forward(ctx, x, top, per_image, backward, temperature):
+        ctx.layout = _by_channel(x), len(x) if per_image else 1
+        hard, largest = _fixed(_rows(x, *ctx.layout), top)
+        ctx.save_for_backward(x, largest)
+        ctx.rule = top, backward, temperature
+        return _unrows(hard, x, ctx.layout[0])
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, largest = ctx.saved_tensors
+        top, backward, temperature = ctx.rule
+        if backward == "zero":
+            return torch.zeros_like(x), None, None, None, None
+        rows = _rows(x, *ctx.layout), _rows(grad, *ctx.layout)
+        rule = top, backward, torch.tensor(temperature, device=x.device)
+        slopes = _fixed_gradient(*rows, largest, *rule)
+        return _unrows(slopes, x, ctx.layout[0]), None, None, None, None
+
+
+@fused
+def _sum_of_signs(x: Tensor, thresholds: Tensor, jumps: Tensor) -> Tensor:
+    wide = _wide(x)
+    out = torch.zeros_like(wide)
+    for j in range(len(jumps)):
+        out = out + torch.sign(wide - thresholds[j]) * (jumps[j] / 2)
+    return torch.where(wide.isnan(), wide, out).to(x.dtype)  # sign(NaN) is 0 and would hide it
+
+
+@fused
+def _sum_of_signs_gradients(
+    x: Tensor,
+    grad: Tensor,
+    thresholds: Tensor,
+    jumps: Tensor,
+    backward: Backward,
+    temperature: Tensor,
+    learnt: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Of the input, and, if they are learnt, of the thresholds and the jumps."""
+    wide, grad = _wide(x), _wide(grad)
+    slope = torch.zeros_like(wide)
+    for_thresholds, for_jumps = [], []
+    for j in range(len(jumps)):
+        u = wide - thresholds[j]
+        if learnt:
+            for_jumps.append((grad * torch.sign(u)).sum() / 2)
+        if backward == "zero":
+            for_thresholds.append(torch.zeros_like(thresholds[j]))
+            continue
+        step = _step_slope(u, backward, temperature)
+        slope = slope + step * (jumps[j] / 2)
+        if learnt:
+            for_thresholds.append(-(grad * step).sum() * jumps[j] / 2)
+    for_x = (grad * slope).to(x.dtype)
+    if not learnt:
+        return for_x, None, None
+    kind = thresholds.dtype
+    return for_x, torch.stack(for_thresholds).to(kind), torch.stack(for_jumps).to(kind)
+
+
 class _SumOfSigns(torch.autograd.Function):
     """f(x) = 1/2 sum_j jumps[j] sgn(x - thresholds[j]); the signs get a surrogate gradient."""
 
     @staticmethod
     def forward(ctx, x, thresholds, jumps, backward, temperature):
         ctx.save_for_backward(x, thresholds, jumps)
+        ctx.by_channel = _by_channel(x)
         ctx.rule = backward, temperature
-        out = torch.zeros_like(x)
-        for t, jump in zip(thresholds.tolist(), jumps.tolist(), strict=True):
-            out.add_(torch.sign(x - t), alpha=jump / 2)
-        return torch.where(x.isnan(), x, out)  # sign(NaN) is 0 and would hide a diverged layer
+        out = _sum_of_signs(_rows(x, ctx.by_channel), thresholds.detach(), jumps.detach())
+        return _unrows(out, x, ctx.by_channel)
 
     @staticmethod
     def backward(ctx, grad):
         x, thresholds, jumps = ctx.saved_tensors
         backward, temperature = ctx.rule
-        need_x, need_t, need_j = ctx.needs_input_grad[:3]
-        slope_x = torch.zeros_like(x)
-        grad_t, grad_j = torch.zeros_like(thresholds), torch.zeros_like(jumps)
-        for j, (t, jump) in enumerate(zip(thresholds.tolist(), jumps.tolist(), strict=True)):
-            u = x - t
-            if need_j:
-                grad_j[j] = (grad * torch.sign(u)).sum(dtype=torch.float32) / 2
-            if backward == "zero":
-                continue
-            slope = _step_slope(u, backward, temperature)
-            slope_x.add_(slope, alpha=jump / 2)
-            if need_t:
-                grad_t[j] = -(grad * slope).sum(dtype=torch.float32) * jump / 2
-        return slope_x.mul_(grad) if need_x else None, grad_t, grad_j, None, None
+        rows = _rows(x, ctx.by_channel), _rows(grad, ctx.by_channel)
+        rule = backward, torch.tensor(temperature, device=x.device)
+        learnt = any(ctx.needs_input_grad[1:3])
+        steps = thresholds.detach(), jumps.detach()
+        slopes, *others = _sum_of_signs_gradients(*rows, *steps, *rule, learnt)
+        return _unrows(slopes, x, ctx.by_channel), *others, None, None
 
 
 def check_backward(backward: Backward, temperature: float) -> None:
@@ -189,27 +291,8 @@ class FixedQuantizer(_Quantizer):
         self.maximum = _choice(maximum, Literal["batch", "image"], "maximum")
 
     def forward(self, x: Tensor) -> Tensor:
-        top = 2**self.bits - 1
-        y = torch.tanh(x)
-        size = y.detach().abs()
-        if self.maximum == "batch":
-            largest = size.max()
-        else:
-            largest = size.flatten(1).max(1).values.view(-1, *[1] * (x.dim() - 1))
-        largest = torch.where(largest > 0, largest, 1)
-        z = y / largest
-        hard = 2 * torch.round(top * (z / 2 + 0.5)) / top - 1
-        if self.backward == "zero":
-            return hard
-        if self.backward == "straight_through":
-            return z + (hard - z).detach()
-        steps = (2 * torch.arange(1, top + 1, device=x.device) - top - 1) / top
-        with torch.no_grad():
-            slope = torch.zeros_like(x)
-            for step in steps:
-                threshold = torch.atanh(step * largest)
-                slope += _step_slope(x - threshold, self.backward, self.temperature) / top
-        return hard.detach() + slope * torch.nan_to_num(x - x.detach())  # inf - inf counts as 0
+        top, per_image = 2**self.bits - 1, self.maximum == "image"
+        return _FixedStaircase.apply(x, top, per_image, self.backward, self.temperature)
 
 
 class DynamicQuantizer(_Quantizer):

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from reproduce.attacks import PGD, perturb, seeded
 from reproduce.data import crop_and_flip, epoch_order, to_float
+from reproduce.models import folded
 from reproduce.quantizers import DynamicQuantizer
 from reproduce.storage import load_tensors, save_tensors
 
@@ -168,7 +169,7 @@ def _gradients(model, optimizer, settings: Settings, attack, x, y, seed) -> dict
             logits = model(x)
             loss = F.cross_entropy(logits, y)
         else:
-            adversarial = perturb(model, attack, x, y, seed)
+            adversarial = perturb(folded(model), attack, x, y, seed)
             logits = model(adversarial)
             loss = F.cross_entropy(logits, y)
             if settings.clean_weight:

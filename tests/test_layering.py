@@ -31,7 +31,8 @@ LAYERS = [
     {"sanity"},
     {"adaptive", "carlini_wagner", "pipeline"},
     {"attacks"},
-    {"data", "dither", "models", "published", "quantizers", "storage"},
+    {"quantizers"},
+    {"data", "dither", "fused", "models", "published", "storage"},
 ]
 DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
