@@ -155,7 +155,7 @@ def _run_one(experiment: Experiment | Trial, stop: _Stop) -> str:
 
         def report(progress, images: int) -> None:
             nonlocal trained
-            trained = progress
+            trained, bar.bar_format = progress, None
             if not bar.n:
                 done_before = (progress.step - 1) * source.training.batch_size
                 bar.initial = bar.n = min(total, done_before)
@@ -163,10 +163,13 @@ def _run_one(experiment: Experiment | Trial, stop: _Stop) -> str:
             sums = progress.sums
             if sums:
                 bar.set_postfix(loss=f"{sums['loss'] / sums['images']:.3f}", refresh=False)
-            if bar.n >= total:
-                bar.set_description(f"{experiment.slug}, evaluating")
 
-        record = experiments.run(experiment, check_stop=stop, report=report)
+        def announce(condition: str) -> None:
+            bar.bar_format = "{desc} [{elapsed}]"
+            bar.set_description(f"{experiment.slug}, {condition}")
+
+        options = {"check_stop": stop, "report": report, "announce": announce}
+        record = experiments.run(experiment, **options)
     shares = (f"{n} {c['correct'] / c['total']:.2%}" for n, c in list(record.metrics.items())[:3])
     line = f"{experiment.name} {experiment.slug}: {', '.join(shares)}, {_duration(record.wall_s)}"
     if trained is not None:  # not where only the evaluation was left
@@ -227,6 +230,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         return {"list": show, "status": status, "run": run}[args.command](args) or 0
+    except BrokenPipeError:  # as in "list | head"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

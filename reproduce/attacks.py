@@ -155,7 +155,12 @@ def perturb(model: nn.Module, attack: Attack, images: Tensor, labels: Tensor, se
     was_training = model.training
     model.eval()
     try:
-        with weights_fixed(model), seeded(seed, images.device), full_float32():
+        with (
+            weights_fixed(model),
+            seeded(seed, images.device),
+            full_float32(),
+            torch.enable_grad(),
+        ):
             return attack.attack(model)(images, labels)
     finally:
         model.train(was_training)

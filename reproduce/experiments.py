@@ -112,6 +112,7 @@ def run(
     *,
     check_stop: Callable[[], None] = lambda: None,
     report: Callable[[Progress, int], None] = lambda progress, images: None,
+    announce: Callable[[str], None] = lambda condition: None,
 ) -> Record:
     """The stored Record of an experiment; where there is none, train, evaluate and store one.
 
@@ -119,6 +120,7 @@ def run(
 
     Args:    check_stop: called often; may raise Interrupted, after which a later call resumes.
              report: called after each training step with the progress and the images just done.
+             announce: called before each evaluation with its condition and number.
     Returns: the Record, which is on disk.
     Raises:  Busy: another process runs it. Interrupted. OSError: no data, or no room to write.
              NoWeights: of a trial whose network was trained elsewhere.
@@ -131,18 +133,18 @@ def run(
     locks.mkdir(parents=True, exist_ok=True)
     try:
         with filelock.FileLock(locks / f"{experiment.key}.lock", timeout=0):
-            return load(experiment) or _run(experiment, check_stop, report)
+            return load(experiment) or _run(experiment, check_stop, report, announce)
     except filelock.Timeout:
         raise Busy(
             f"{experiment.slug} ({experiment.key}) is being run by another process"
         ) from None
 
 
-def _run(experiment: Experiment | Trial, check_stop, report) -> Record:
+def _run(experiment: Experiment | Trial, check_stop, report, announce) -> Record:
     networks = []
     if isinstance(experiment, Trial):  # what fails there is not this one's failure
         for needed in filter(None, (experiment.base, experiment.twin())):
-            run(needed, check_stop=check_stop, report=report)
+            run(needed, check_stop=check_stop, report=report, announce=announce)
             networks.append(trained(needed).to(device()))
     dataset = data.load(experiment.dataset)
     commit, dirty = _source()
@@ -166,11 +168,11 @@ def _run(experiment: Experiment | Trial, check_stop, report) -> Record:
     )
     started = time.perf_counter()
     try:
+        options = check_stop, report, announce, checkpoint, partial
         if isinstance(experiment, Trial):
-            options = check_stop, report, checkpoint, partial
             _put_to_trial(experiment, networks, dataset, *options, record)
         else:
-            _train_and_test(experiment, dataset, check_stop, report, checkpoint, partial, record)
+            _train_and_test(experiment, dataset, *options, record)
         results.save(record)
     except (Interrupted, OSError):  # a full disk is no property of the experiment
         raise
@@ -206,13 +208,20 @@ def _network(
 
 
 def _train_and_test(
-    experiment: Experiment, dataset, check_stop, report, checkpoint: Path, partial: Path, record
+    experiment: Experiment,
+    dataset,
+    check_stop,
+    report,
+    announce,
+    checkpoint: Path,
+    partial: Path,
+    record: Record,
 ) -> None:
     labels = dataset.y_train[: experiment.train_images]
     model, progress = _network(experiment, dataset, labels, check_stop, report, checkpoint)
     record.curves = progress.curves
     jobs = experiment.evaluations(model, dataset, check_stop)
-    seconds = _evaluate(jobs, model, partial, record)
+    seconds = _evaluate(jobs, model, announce, partial, record)
     record.arrays |= experiment.arrays(model, dataset)
     record.wall_s = progress.seconds + seconds
     weights = {name: t.cpu() for name, t in model.state_dict().items()}
@@ -226,6 +235,7 @@ def _put_to_trial(
     dataset,
     check_stop,
     report,
+    announce,
     checkpoint: Path,
     partial: Path,
     record: Record,
@@ -237,15 +247,19 @@ def _put_to_trial(
         twin, progress = _network(trial, dataset, labels, check_stop, report, checkpoint)
         record.curves, spent = progress.curves, progress.seconds
     jobs = trial.evaluations(model, twin, dataset, check_stop)
-    seconds = _evaluate(jobs, model, partial, record)
+    seconds = _evaluate(jobs, model, announce, partial, record)
     started = time.perf_counter()
-    record.arrays |= trial.arrays(model, dataset)
+    record.arrays |= trial.arrays(model, dataset, check_stop)
     record.wall_s = spent + seconds + time.perf_counter() - started
     record.weights_sha256 = load(trial.base).weights_sha256
 
 
 def _evaluate(
-    jobs: dict[str, Callable[[], torch.Tensor]], model: nn.Module, partial: Path, record: Record
+    jobs: dict[str, Callable[[], torch.Tensor]],
+    model: nn.Module,
+    announce: Callable[[str], None],
+    partial: Path,
+    record: Record,
 ) -> float:
     """Put the counts and the bits of every condition into the record; the seconds it took.
 
@@ -259,8 +273,9 @@ def _evaluate(
         if meta.get("weights") == weights:
             done, before = stored, meta["seconds"]
     started = time.perf_counter() - before
-    for condition, job in jobs.items():
+    for number, (condition, job) in enumerate(jobs.items(), 1):
         if condition not in done:
+            announce(f"{condition} ({number} of {len(jobs)})")
             done[condition] = job()
             spent = time.perf_counter() - started
             storage.save_tensors(partial, done, {"weights": weights, "seconds": spent})

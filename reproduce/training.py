@@ -65,12 +65,15 @@ class Settings:
     thresholds: Literal["clean"] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "step_epochs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("lr", "momentum", "weight_decay", "clean_epochs", "ramp_epochs"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
+        counts = {"epochs": 1, "batch_size": 1, "step_epochs": 1, "clean_epochs": 0}
+        for name, least in (counts | {"ramp_epochs": 0}).items():
+            value = getattr(self, name)
+            if type(value) is not int or value < least:
+                raise ValueError(f"{name} is {value!r}; it must be an int, at least {least}")
+        for name in ("lr", "momentum", "weight_decay"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                value = getattr(self, name)
+                raise ValueError(f"{name} is {value}; it must be a finite number, at least 0")
         if not 0 <= self.clean_weight <= 1:
             raise ValueError(f"clean_weight is {self.clean_weight}; it must lie in [0, 1]")
         if self.optimizer not in ("adam", "sgd"):

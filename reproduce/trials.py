@@ -108,7 +108,9 @@ class Trial:
     def _hits(self, condition: Condition, model, twin, dataset, check_stop) -> Tensor:
         raise NotImplementedError
 
-    def arrays(self, model: nn.Module, dataset: data.Dataset) -> dict[str, np.ndarray]:
+    def arrays(
+        self, model: nn.Module, dataset: data.Dataset, check_stop: Callable[[], None]
+    ) -> dict[str, np.ndarray]:
         """Sanity checks and what figures need."""
         return {}
 
@@ -157,7 +159,7 @@ class DQATrial(Trial):
             check_stop=check_stop,
         )
 
-    def arrays(self, model, dataset):
+    def arrays(self, model, dataset, check_stop):
         model = self.deployed(model)
         device = next(model.parameters()).device
         x = data.to_float(dataset.x_test[: self.examined].to(device))
@@ -165,13 +167,14 @@ class DQATrial(Trial):
         arrays = {f"flags/{n}": np.array(v) for n, v in sanity.flags(model, x).items()}
         attacks = {"own": self.own, "main": self.main}
         for name, attack in attacks.items():
+            check_stop()
             shares = sanity.zero_gradients(model, attack, x, y)
             arrays |= {f"zero_gradients/{name}/{n}": np.array(v) for n, v in shares.items()}
             curve = sanity.loss_by_step(model, attack, x, y, self.seed)
             arrays[f"loss/{name}"] = np.array(curve)
             named = sanity.false_labels(model, attack, x, y, self.seed)
             arrays[f"false_label/{name}"] = named.cpu().numpy()
-        found = sanity.planted(model, attacks, x[: self.planted], self.seed)
+        found = sanity.planted(model, attacks, x[: self.planted], self.seed, check_stop)
         return arrays | {f"planted/{n}": hit.numpy() for n, hit in found.items()}
 
 
@@ -269,7 +272,11 @@ def dqa_trial(base: DQA) -> DQATrial:
         plan[f"nes/{samples}"] = (nes, few)
     plan["hopskipjump"] = (HopSkipJump(eps_255=eps, steps=budget["walk"]), budget["walkers"])
     plan["noise"] = (Noise(eps_255=eps, draws=budget["draws"]), many)
-    conditions = {n: Condition(attack=a, images=count) for n, (a, count) in plan.items()}
+    conditions: dict[str, Condition] = {}
+    for name, (attack, count) in plan.items():
+        condition = Condition(attack=attack, images=count)
+        if condition not in conditions.values():  # at a radius of 8, eps / 4 is a step of 2
+            conditions[name] = condition
     if quantized:
         # The whole walk, not to the first point that the twin gets wrong: that hardly crosses over.
         walk = PGD(eps, eps / 10, budget["steps"])

@@ -167,6 +167,14 @@ def test_the_model_comes_back_as_it_was(attack, training):
 
 
 @any_attack
+def test_a_caller_without_gradients_gets_the_same_examples(attack):
+    x, y = batch()
+    with torch.no_grad():
+        got = perturb(normalised(), attack, x, y, 0)
+    assert torch.equal(got, perturb(normalised(), attack, x, y, 0))
+
+
+@any_attack
 def test_no_gradient_is_computed_for_the_weights(attack):
     x, y = batch()
     model = normalised()

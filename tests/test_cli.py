@@ -348,6 +348,30 @@ def test_a_resumed_run_shows_its_progress_from_where_it_stopped(tiny_grid, monke
     assert second[0] == first[1] and second[1] == 96
 
 
+def test_the_evaluations_are_named_one_by_one(tiny_grid, monkeypatch):
+    texts = []
+
+    class Bar(cli.tqdm):
+        def set_description(self, desc=None, refresh=True):
+            texts.append(desc)
+            super().set_description(desc, refresh)
+
+    monkeypatch.setattr(cli, "tqdm", Bar)
+    assert cli.main(["run", "--cell", "relu"]) == 0
+    slug = next(e.slug for e in grids.grid() if e.cell == "relu")
+    (record,) = results.records()
+    named = [f"{name} ({i} of {len(record.metrics)})" for i, name in enumerate(record.metrics, 1)]
+    assert texts == [f"{slug}, {name}" for name in named]
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(folders):
+    command = [sys.executable, "-m", "reproduce", "list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
 # --- Trials ---------------------------------------------------------------------------------------
 
 

@@ -585,6 +585,9 @@ def test_images_that_are_not_grey_levels_are_refused():
     [
         *((n, v) for n in ("epochs", "batch_size", "step_epochs") for v in (0, -1)),
         *((n, -1) for n in ("lr", "momentum", "weight_decay", "clean_epochs", "ramp_epochs")),
+        *((n, 1.5) for n in ("epochs", "batch_size", "step_epochs", "clean_epochs", "ramp_epochs")),
+        ("epochs", True),
+        ("lr", math.inf),
         ("lr", math.nan),
         ("weight_decay", math.nan),
         ("clean_weight", -0.1),

@@ -204,6 +204,8 @@ def test_a_trial_holds_what_its_reader_asks_for(scale):
         assert twin is None or (twin.cell, twin.seed) == (
             "relu" + ("-mixed" if t.cell.endswith("-mixed") else ""), t.seed
         )  # fmt: skip
+        attacked = [(c.attack, c.images, c.sees) for c in t.conditions.values()]
+        assert all(attacked.count(one) == 1 for one in attacked), "nothing is measured twice"
         for name, c in t.conditions.items():
             full = c.attack is None or c.attack.eps_255 == t.base.attacks["pgd"].eps_255
             assert full or name.startswith("eps/"), "the union is at one radius"
@@ -361,7 +363,7 @@ def test_a_transferred_attack_is_made_on_the_twin_and_judged_by_the_network(base
 # --- Stopped, failed, missing ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("batches", [0, 4, 8, 9])
+@pytest.mark.parametrize("batches", [0, 4, 8, 9, 11, 13])  # the last two: in the sanity checks
 def test_a_stopped_trial_keeps_its_finished_conditions(
     folders, monkeypatch, based, _trained, batches
 ):
