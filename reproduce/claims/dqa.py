@@ -174,9 +174,20 @@ def _dynamic_over_fixed(dataset: str, attack: str):
         table = printed(dataset)
         said = [table[f"dynamic-{b}bit", attack] - table[f"fixed-{b}bit", attack] for b in BITS]
         why = f"dynamic less fixed at 1, 2, 3 bits: {points(gains)}, published {points(said)}"
-        if all(g > 0 for g in gains):
-            return (REPRODUCED if all(map(near, gains, said)) else DIRECTION), why
-        return NOT, why
+        if not all(g > 0 for g in gains):
+            return NOT, why
+        status = REPRODUCED if all(map(near, gains, said)) else DIRECTION
+        if attack == "clean":
+            return status, why
+        worst = [
+            [evidence.worst(name, f"{kind}-{b}bit{ending}") for b in BITS]
+            for kind in ("fixed", "dynamic")
+        ]
+        if not all(map(all, worst)):
+            return UNDECIDED, f"{why}; its trial is not run yet"
+        under = [mean(d) - mean(f) for f, d in zip(*worst, strict=True)]
+        why = f"{why}; under the worst of all attacks {points(under)}"
+        return (status if all(u > 0 for u in under) else IGNORANT), why
 
     return _readings(dataset, rule)
 
