@@ -302,10 +302,13 @@ def _seed() -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class AutoAttack:
-    """The standard ensemble (APGD-CE, targeted APGD-DLR, targeted FAB, Square), by torchattacks.
+    """The standard ensemble, by torchattacks: APGD-CE, targeted APGD-DLR and targeted FAB of 100
+    steps each, and Square of 5,000 queries.
+
+    torchattacks.AutoAttack itself gives the three that follow gradients 10 steps.
 
     Args:   eps_255: radius in grey levels. backward, temperature: as in AdaptivePGD. classes: of
-            the model.
+            the model. steps, queries: at least 1; the standard's by default.
     Raises: ValueError: a number outside its range, an unknown rule.
     Source: Croce and Hein 2020.
     """
@@ -314,17 +317,28 @@ class AutoAttack:
     backward: Backward | None = None
     temperature: float | None = None
     classes: int = 10
+    steps: int = 100
+    queries: int = 5_000
 
     def __post_init__(self) -> None:
         _sizes(eps_255=self.eps_255)
         _counts(4, classes=self.classes)
+        _counts(steps=self.steps, queries=self.queries)
         _check_rule(self.backward, self.temperature)
 
     def attack(self, model: nn.Module) -> Perturb:
         def run(images: Tensor, labels: Tensor) -> Tensor:
-            options = {"eps": self.eps_255 / 255, "n_classes": self.classes, "seed": _seed()}
+            options = {"norm": "Linf", "eps": self.eps_255 / 255, "seed": _seed()}
+            steps = options | {"steps": self.steps}
+            targets = steps | {"n_classes": self.classes}
             with _with_rule(model, self.backward, self.temperature):
-                ensemble = torchattacks.AutoAttack(model, norm="Linf", **options)
+                members = [
+                    torchattacks.APGD(model, loss="ce", **steps),
+                    torchattacks.APGDT(model, **targets),
+                    torchattacks.FAB(model, multi_targeted=True, **targets),
+                    torchattacks.Square(model, n_queries=self.queries, **options),
+                ]
+                ensemble = torchattacks.MultiAttack(members)
                 return ensemble(images, labels).detach()  # FAB leaves its graph on them
 
         return run

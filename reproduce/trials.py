@@ -262,10 +262,10 @@ def dqa_trial(base: DQA) -> DQATrial:
         at = replace(strong, eps_255=eps * share, step_255=eps * share / 4)
         plan[f"eps/{share:g}"] = (at, many)
     plan["eps/unbounded"] = (replace(strong, eps_255=255.0, step_255=255 / 4), many)
-    auto = AutoAttack(eps_255=eps, backward="straight_through" if quantized else None)
-    plan["autoattack"] = (auto, few)
+    auto = AutoAttack(eps_255=eps, **budget["auto"])
+    plan["autoattack"] = (replace(auto, backward="straight_through") if quantized else auto, few)
     if quantized:
-        plan["autoattack/sigmoid"] = (AutoAttack(eps_255=eps, **_MAIN_RULE), few)
+        plan["autoattack/sigmoid"] = (replace(auto, **_MAIN_RULE), few)
     plan["square"] = (Square(eps_255=eps, queries=budget["queries"]), few)
     for samples in budget["samples"]:
         nes = NES(eps_255=eps, step_255=eps / 8, steps=20, samples=samples, sigma_255=eps / 8)
@@ -327,15 +327,17 @@ _BUDGETS = {
     "smoke": {
         "images": (8, 20), "steps": 10, "long": 20, "restarts": (2,), "queries": 50, "walk": 2,
         "walkers": 4, "draws": 20, "samples": (4,), "checks": {"examined": 10, "planted": 4},
+        "auto": {"steps": 10, "queries": 50},
     },
     "laptop": {
         "images": (100, 500), "steps": 100, "long": 1_000, "restarts": (5, 20), "queries": 5_000,
-        "walk": 20, "walkers": 50, "draws": 1_000, "samples": (20, 100), "checks": {},
+        "walk": 20, "walkers": 100, "draws": 1_000, "samples": (20, 100), "checks": {}, "auto": {},
     },
     "paper": {
         "images": (1_000, 10_000), "steps": 100, "long": 1_000, "restarts": (5, 20),
         "queries": 5_000, "walk": 64, "walkers": 200, "draws": 10_000,
         "samples": (20, 100, 500), "checks": {"examined": 500, "planted": 200},
+        "auto": {},
     },
 }  # fmt: skip
 

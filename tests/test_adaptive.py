@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
+import torchattacks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -495,6 +496,18 @@ def test_autoattack_breaks_what_pgd_breaks_and_touches_nothing_else():
     assert 0 < found.sum() < 9 and (found >= weak & (model(x).argmax(1) == y)).all()
 
 
+def test_autoattack_is_the_standard_ensemble_with_its_budgets(monkeypatch):
+    seen = []
+    genuine = torchattacks.MultiAttack
+    monkeypatch.setattr(torchattacks, "MultiAttack", lambda a: seen.extend(a) or genuine(a))
+    x, y = batch(2)
+    perturb(network(), AutoAttack(eps_255=120, classes=4), x, y, 0)
+    budgets = [(m.attack, getattr(m, "steps", None) or m.n_queries) for m in seen]
+    assert budgets == [("APGD", 100), ("APGDT", 100), ("FAB", 100), ("Square", 5_000)]
+    assert (seen[0].loss, seen[2].multi_targeted) == ("ce", True)
+    assert all(m.eps == 120 / 255 and m.norm == "Linf" and m.n_restarts == 1 for m in seen)
+
+
 def test_autoattack_starts_where_the_seed_says():
     x, y = batch(12)
     attack, model = AutoAttack(eps_255=120, classes=4), network()
@@ -541,6 +554,8 @@ NES_OPTIONS = {"eps_255": 8.0, "step_255": 1.0, "steps": 2, "samples": 2, "sigma
         (lambda: Square(eps_255=1, queries=0), "queries is 0"),
         (lambda: AutoAttack(eps_255=math.inf), "eps_255 is inf"),
         (lambda: AutoAttack(eps_255=8, classes=3), "classes is 3; .* at least 4"),
+        (lambda: AutoAttack(eps_255=8, steps=0), "steps is 0"),
+        (lambda: AutoAttack(eps_255=8, queries=0), "queries is 0"),
         (lambda: AutoAttack(eps_255=8, backward="hard"), "backward is 'hard'"),
         (lambda: AutoAttack(eps_255=8, backward="tanh", temperature=0), "temperature is 0"),
         (lambda: HopSkipJump(eps_255=-1, steps=1), "eps_255 is -1"),
