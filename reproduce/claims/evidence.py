@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from reproduce import experiments, trials, units
+from reproduce.evaluation import collapsed
 from reproduce.results import Record
 
 REPRODUCED = "reproduced"
@@ -52,6 +53,19 @@ class Evidence:
         return [
             100 * float(trials.union(r, **of).mean()) for r in self.records(f"{name}-trial", cell)
         ]
+
+    def kept(self, name: str, cell: str, families: Sequence[str]) -> list[float]:
+        """In percent, each seed: of the images judged correctly without an attack, those that
+        survive every attack of the families, over the images that all of these saw.
+
+        A trial of a network whose training collapsed is left out: it has nothing to keep.
+        """
+        found = []
+        for r in self.records(f"{name}-trial", cell):
+            if not collapsed(r.metrics):
+                left = trials.union(r, tuple(families), common=True)
+                found.append(100 * float(left.sum() / trials.hits(r, "clean")[: len(left)].sum()))
+        return found
 
 
 @dataclass(frozen=True)

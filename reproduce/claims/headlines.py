@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import mean
 
-from reproduce import grids, published
+from reproduce import grids, published, trials
 from reproduce.claims.double import DOUBLE, LOW, worst_before
 from reproduce.claims.dqa import printed
 from reproduce.claims.evidence import Evidence
+from reproduce.double import words
 from reproduce.figures import model_name
 
 NETWORKS = (("relu", None), ("fixed", 1), ("dynamic", 2))
@@ -43,13 +44,27 @@ def headlines(evidence: Sequence[Evidence]) -> list[list[str]]:
     for bits, dithered in (k for k in LOW if k[1]):
         cell = grids.kind_name(bits, dithered)
         e = _first(evidence, DOUBLE, cell)
-        worst = [worst_before(r) for r in e.records(f"{DOUBLE}-trial", cell)]
+        tried = e.records(f"{DOUBLE}-trial", cell)
+        inside = [100 * float(trials.union(r, ("after/8", "after/inside")).mean()) for r in tried]
+        before = [worst_before(r) for r in tried]
+        bare = e.accuracy(f"{DOUBLE}-trial", cell, "before/bare")
+        said = text.get(f"{bits}bit_dithered_attack_before_dithering")
+        name = f"Double quantization, {words((bits, dithered))}, PGD"
         rows.append(
             [
-                f"Double quantization, {bits} bit{'s' if bits > 1 else ''}, dithered, PGD",
+                f"{name} after dithering",
                 f"{text[f'{bits}bit_dithered']:.2f}",
                 _seeds(e.accuracy(DOUBLE, cell, f"pgd/{cell}")),
-                _seeds(worst, _images(e, DOUBLE, cell, "before/strong")),
+                _seeds(inside, _images(e, DOUBLE, cell, "after/inside")),
+                e.scale,
+            ]
+        )
+        rows.append(
+            [
+                f"{name} before dithering",
+                "" if said is None else f"{said:.2f}",
+                _seeds(bare),
+                _seeds(before, _images(e, DOUBLE, cell, "before/strong")),
                 e.scale,
             ]
         )
@@ -64,8 +79,8 @@ def _first(evidence: Sequence[Evidence], name: str, cell: str) -> Evidence:
 
 def _images(evidence: Evidence, name: str, cell: str, condition: str) -> list[int]:
     """How many images the worst case of each trial is over."""
-    trials = evidence.records(f"{name}-trial", cell)
-    return sorted({r.metrics[condition]["total"] for r in trials})
+    found = evidence.records(f"{name}-trial", cell)
+    return sorted({r.metrics[condition]["total"] for r in found})
 
 
 def _seeds(values: Sequence[float], images: Sequence[int] = ()) -> str:
