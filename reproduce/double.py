@@ -236,18 +236,21 @@ def detector_roc(
     )
 
 
-def detection(records: Sequence[Record], sizes: Sequence[int] = (10, 100, 1_000)) -> pd.DataFrame:
+def detection(records: Sequence[Record], sizes: Sequence[int] = (10, 100)) -> pd.DataFrame:
     """`detector_roc` on each network's own kind of image, clean and under attack, by batch size.
 
+    Args:    records: of networks, attacked after dithering; or of their trials, attacked before it.
     Returns: bits, dithered, seed, n, auc, false_alarm, detected (at the chosen threshold).
     """
     rows = []
     for record in records:
         bits, dithered = kind = trained_on(record)
-        attacked = hits(record, _conditions(record, "pgd")[kind])
-        clean = hits(record, _conditions(record, "clean")[kind])[: len(attacked)]
+        names = "before/clean", "before/bare"
+        if "before/bare" not in record.metrics:
+            names = _conditions(record, "clean")[kind], _conditions(record, "pgd")[kind]
+        clean, attacked = (hits(record, name) for name in names)
         for n in sizes:
-            roc = detector_roc(clean, attacked, n)
+            roc = detector_roc(clean[: len(attacked)], attacked, n)
             rows.append([bits, dithered, record.seed, n, roc.auc, *roc.chosen])
     columns = ["bits", "dithered", "seed", "n", "auc", "false_alarm", "detected"]
     return pd.DataFrame(rows, columns=columns)

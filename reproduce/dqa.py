@@ -199,9 +199,9 @@ def comparison(measured: pd.DataFrame, dataset: str) -> str:
             ]
         )
     header = ["defence", *ATTACKS.values(), "ours (clean / PGD / FGSM)", "later evaluations"]
-    best = later[later["defense"] == "best known"]
+    best = later[later["defense"] == "highest on RobustBench"]
     return markdown_table(header, rows) + (
-        "" if best.empty else f"\n\nBest known today: {_findings(best)}."
+        "" if best.empty else f"\n\nHighest on RobustBench: {_findings(best)}."
     )
 
 

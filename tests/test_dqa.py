@@ -100,19 +100,19 @@ def test_table_4_has_the_published_numbers_our_means_and_what_was_found_later():
     assert "dynamic, 2 bits: 40.00 / 20.00 / 22.50 (2 seeds)" in ours
     assert "not re-run" in thermometer
     assert "0 % alone" in thermometer and "30 % with adversarial training" in thermometer
-    assert lines[-1].startswith("Best known today: 73.7 %") and "March 2025" in lines[-1]
+    assert lines[-1].startswith("Highest on RobustBench: 73.7 %") and "March 2025" in lines[-1]
 
 
 @pytest.mark.parametrize("runs", [measured([]), measured(RECORDS[2:4])])
 def test_what_was_not_run_is_missing_in_table_4(runs):
     text = dqa.comparison(runs, "mnist")
     assert text.count("missing") == 2 and text.count("not printed") == 1
-    assert "Best known" not in text
+    assert "Highest on" not in text
 
 
 def test_every_later_finding_is_of_a_defence_of_table_4_and_has_its_source():
     later = published.load("later_findings")
-    defences = set(published.load("dqa_table4")["defense"]) | {"best known"}
+    defences = set(published.load("dqa_table4")["defense"]) | {"highest on RobustBench"}
     assert set(later["defense"]) <= defences
     assert later.duplicated(["dataset", "defense", "condition"]).sum() == 0
 

@@ -45,14 +45,11 @@ class Evidence:
         return [100 * c["correct"] / c["total"] for c in counts]
 
     def worst(self, name: str, cell: str, families: Sequence[str] | None = None) -> list[float]:
-        """In percent, each seed: images of a trial that survive every attack of the families.
-
-        Without families, every attack counts; with them, only images that all of these saw.
-        """
-        of = {} if families is None else {"families": tuple(families), "common": True}
-        return [
-            100 * float(trials.union(r, **of).mean()) for r in self.records(f"{name}-trial", cell)
-        ]
+        """In percent, each seed: images of a trial that survive every attack of the families, by
+        default of all, over the images that all of these attacks saw."""
+        of = trials.WHITE_BOX + trials.BLACK_BOX if families is None else tuple(families)
+        tried = self.records(f"{name}-trial", cell)
+        return [100 * float(trials.union(r, of, common=True).mean()) for r in tried]
 
     def kept(self, name: str, cell: str, families: Sequence[str]) -> list[float]:
         """In percent, each seed: of the images judged correctly without an attack, those that

@@ -31,12 +31,13 @@ def headlines(evidence: Sequence[Evidence]) -> list[list[str]]:
             cell = grids.dqa_cell(activation, bits)
             name, of = f"dqa-{dataset}", cell + ending
             e = _first(evidence, name, of)
+            met = {len(trials.union(r, common=True)) for r in e.records(f"{name}-trial", of)}
             rows.append(
                 [
                     f"DQA, {title}, {model_name(activation, bits)}, PGD",
                     f"{printed(dataset)[cell, 'pgd']:.2f}",
                     _seeds(e.accuracy(name, of, "pgd")),
-                    _seeds(e.worst(name, of), _images(e, name, of, "clean")),
+                    _seeds(e.worst(name, of), met),
                     e.scale,
                 ]
             )
