@@ -76,7 +76,8 @@ def chosen(args: argparse.Namespace) -> list[Experiment | Trial]:
     every = list(units.grid(args.paper, args.scale, args.seed))
     found = [e for e in every if all(getattr(args, f) in (None, getattr(e, f)) for f in FILTERS)]
     if not found:
-        asked = ", ".join(f"{f}={getattr(args, f)}" for f in ("paper", "scale", *FILTERS))
+        every_filter = {f: getattr(args, f) for f in ("paper", "scale", "seed", *FILTERS)}
+        asked = ", ".join(f"{f}={v}" for f, v in every_filter.items() if v is not None)
         cells, names = ({getattr(e, f) for e in every} for f in ("cell", "name"))
         raise ValueError(
             f"no experiment has {asked}; the cells are {', '.join(sorted(cells))}; "
@@ -139,6 +140,7 @@ class _Stop:
 
     def _ask(self, *_) -> None:
         self.asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # the second one ends it at once
 
     def __call__(self) -> None:
         if self.asked or (self.deadline is not None and time.monotonic() > self.deadline):
@@ -156,6 +158,7 @@ def _run_one(experiment: Experiment | Trial, stop: _Stop) -> str:
         def report(progress, images: int) -> None:
             nonlocal trained
             trained, bar.bar_format = progress, None
+            bar.set_description(experiment.slug, refresh=False)
             if not bar.n:
                 done_before = (progress.step - 1) * source.training.batch_size
                 bar.initial = bar.n = min(total, done_before)
@@ -195,7 +198,7 @@ def run(args: argparse.Namespace) -> int:
             continue
         except Interrupted:
             print("stopped; call again to resume", flush=True)
-            return 0
+            return 1 if failed else 0
         except Exception as error:
             if isinstance(error, OSError) and not isinstance(error, NoWeights):
                 raise  # no data, no room: the next experiment would meet it too

@@ -305,7 +305,8 @@ class AutoAttack:
     """The standard ensemble, by torchattacks: APGD-CE, targeted APGD-DLR and targeted FAB of 100
     steps each, and Square of 5,000 queries.
 
-    torchattacks.AutoAttack itself gives the three that follow gradients 10 steps.
+    torchattacks.AutoAttack itself gives the three that follow gradients 10 steps, and Square
+    another schedule.
 
     Args:   eps_255: radius in grey levels. backward, temperature: as in AdaptivePGD. classes: of
             the model. steps, queries: at least 1; the standard's by default.
@@ -336,7 +337,9 @@ class AutoAttack:
                     torchattacks.APGD(model, loss="ce", **steps),
                     torchattacks.APGDT(model, **targets),
                     torchattacks.FAB(model, multi_targeted=True, **targets),
-                    torchattacks.Square(model, n_queries=self.queries, **options),
+                    torchattacks.Square(
+                        model, n_queries=self.queries, resc_schedule=False, **options
+                    ),
                 ]
                 ensemble = torchattacks.MultiAttack(members)
                 return ensemble(images, labels).detach()  # FAB leaves its graph on them

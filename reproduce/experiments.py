@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from reproduce import data, results, storage
+from reproduce.attacks import full_float32
 from reproduce.grids import Experiment, configuration
 from reproduce.results import Record
 from reproduce.substitutes import Substitute
@@ -134,6 +135,8 @@ def run(
     try:
         with filelock.FileLock(locks / f"{experiment.key}.lock", timeout=0):
             return load(experiment) or _run(experiment, check_stop, report, announce)
+    except FileExistsError:  # another machine, with another cache, was faster
+        return load(experiment)
     except filelock.Timeout:
         raise Busy(
             f"{experiment.slug} ({experiment.key}) is being run by another process"
@@ -174,7 +177,7 @@ def _run(experiment: Experiment | Trial, check_stop, report, announce) -> Record
         else:
             _train_and_test(experiment, dataset, *options, record)
         results.save(record)
-    except (Interrupted, OSError):  # a full disk is no property of the experiment
+    except (Interrupted, OSError, torch.OutOfMemoryError):  # no property of the experiment
         raise
     except Exception as error:
         record.error = f"{type(error).__name__}: {error}"
@@ -222,7 +225,8 @@ def _train_and_test(
     record.curves = progress.curves
     jobs = experiment.evaluations(model, dataset, check_stop)
     seconds = _evaluate(jobs, model, announce, partial, record)
-    record.arrays |= experiment.arrays(model, dataset)
+    with full_float32():
+        record.arrays |= experiment.arrays(model, dataset)
     record.wall_s = progress.seconds + seconds
     weights = {name: t.cpu() for name, t in model.state_dict().items()}
     target = storage.cache() / "weights" / f"{experiment.key}.safetensors"
@@ -243,13 +247,16 @@ def _put_to_trial(
     model, twin = (*networks, None)[:2]
     spent = 0.0
     if isinstance(trial, Substitute):
-        labels = trial.answers(model, dataset.x_train[: trial.train_images])
+        with full_float32():
+            labels = trial.answers(model, dataset.x_train[: trial.train_images])
         twin, progress = _network(trial, dataset, labels, check_stop, report, checkpoint)
         record.curves, spent = progress.curves, progress.seconds
     jobs = trial.evaluations(model, twin, dataset, check_stop)
-    seconds = _evaluate(jobs, model, announce, partial, record)
+    networks = nn.ModuleList([model, twin]) if isinstance(trial, Substitute) else model
+    seconds = _evaluate(jobs, networks, announce, partial, record)
     started = time.perf_counter()
-    record.arrays |= trial.arrays(model, dataset, check_stop)
+    with full_float32():
+        record.arrays |= trial.arrays(model, dataset, check_stop)
     record.wall_s = spent + seconds + time.perf_counter() - started
     record.weights_sha256 = load(trial.base).weights_sha256
 

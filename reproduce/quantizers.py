@@ -61,7 +61,7 @@ def linear_quantize(x: Tensor, bits: int, rounding: Rounding = "floor") -> Tenso
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(f"x is {kind}; linear_quantize takes a floating point tensor in [0, 1]")
     if x.numel():
-        low, high = (v.item() for v in x.detach().aminmax())
+        low, high = torch.stack(x.detach().aminmax()).tolist()
         if not (low >= 0 and high <= 1):
             raise ValueError(f"x holds values from {low} to {high}; they must lie in [0, 1]")
     if rounding == "nearest":
@@ -121,9 +121,11 @@ def _rows(x: Tensor, by_channel: bool, count: int = 1) -> Tensor:
 
 
 def _unrows(rows: Tensor, like: Tensor, by_channel: bool) -> Tensor:
-    if by_channel:
-        return rows.view(like.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
-    return rows.view(like.shape)
+    """Back in the shape of `like`; no view, so that it can be changed in place."""
+    layout = torch.channels_last if by_channel else torch.contiguous_format
+    strides = torch.empty(like.shape, device="meta").contiguous(memory_format=layout).stride()
+    storage = rows.untyped_storage(), rows.storage_offset()
+    return rows.new_empty(0).set_(*storage, like.shape, strides)
 
 
 @fused
@@ -168,7 +170,7 @@ class _FixedStaircase(torch.autograd.Function):
         if backward == "zero":
             return torch.zeros_like(x), None, None, None, None
         rows = _rows(x, *ctx.layout), _rows(grad, *ctx.layout)
-        rule = top, backward, torch.tensor(temperature, device=x.device)
+        rule = top, backward, torch.full((), temperature, device=x.device)
         slopes = _fixed_gradient(*rows, largest, *rule)
         return _unrows(slopes, x, ctx.layout[0]), None, None, None, None
 
@@ -230,7 +232,7 @@ class _SumOfSigns(torch.autograd.Function):
         x, thresholds, jumps = ctx.saved_tensors
         backward, temperature = ctx.rule
         rows = _rows(x, ctx.by_channel), _rows(grad, ctx.by_channel)
-        rule = backward, torch.tensor(temperature, device=x.device)
+        rule = backward, torch.full((), temperature, device=x.device)
         learnt = any(ctx.needs_input_grad[1:3])
         steps = thresholds.detach(), jumps.detach()
         slopes, *others = _sum_of_signs_gradients(*rows, *steps, *rule, learnt)
@@ -291,6 +293,8 @@ class FixedQuantizer(_Quantizer):
         self.maximum = _choice(maximum, Literal["batch", "image"], "maximum")
 
     def forward(self, x: Tensor) -> Tensor:
+        if not x.numel():
+            return x
         top, per_image = 2**self.bits - 1, self.maximum == "image"
         return _FixedStaircase.apply(x, top, per_image, self.backward, self.temperature)
 

@@ -245,10 +245,10 @@ def dqa_trial(base: DQA) -> DQATrial:
             many,
         )
     plan["main"] = (strong, many)
+    plan["steps/twice"] = (replace(strong, steps=2 * budget["steps"]), many)
     for steps in (7, 20):
         plan[f"steps/{steps}"] = (replace(strong, steps=steps), many)
     plan["step/2"] = (replace(strong, step_255=2.0), many)
-    plan["steps/twice"] = (replace(strong, steps=2 * budget["steps"]), many)
     plan["steps/long"] = (replace(strong, steps=budget["long"]), few)
     for loss in ("margin", "dlr"):
         plan[f"loss/{loss}"] = (replace(strong, loss=loss), many)
@@ -271,7 +271,7 @@ def dqa_trial(base: DQA) -> DQATrial:
         nes = NES(eps_255=eps, step_255=eps / 8, steps=20, samples=samples, sigma_255=eps / 8)
         plan[f"nes/{samples}"] = (nes, few)
     plan["hopskipjump"] = (HopSkipJump(eps_255=eps, steps=budget["walk"]), budget["walkers"])
-    plan["noise"] = (Noise(eps_255=eps, draws=budget["draws"]), many)
+    plan["noise"] = (Noise(eps_255=eps, draws=budget["draws"]), budget["noisy"])
     conditions: dict[str, Condition] = {}
     for name, (attack, count) in plan.items():
         condition = Condition(attack=attack, images=count)
@@ -320,24 +320,26 @@ def double_trial(base: DoubleQuantization) -> DoubleTrial:
     conditions["before/square"] = before(attack=Square(eps_255=8, queries=budget["queries"] // 5))
     if base.bits < 8:
         conditions["before/transfer"] = before(attack=paper, sees="twin")
-    return DoubleTrial(base=base, conditions=conditions, batch=100)
+    batch = 1_000 if base.scale == "paper" else 100
+    return DoubleTrial(base=base, conditions=conditions, batch=batch)
 
 
 _BUDGETS = {
     "smoke": {
         "images": (8, 20), "steps": 10, "long": 20, "restarts": (2,), "queries": 50, "walk": 2,
         "walkers": 4, "draws": 20, "samples": (4,), "checks": {"examined": 10, "planted": 4},
-        "auto": {"steps": 10, "queries": 50},
+        "auto": {"steps": 10, "queries": 50}, "noisy": 20,
     },
     "laptop": {
         "images": (100, 500), "steps": 100, "long": 1_000, "restarts": (5, 20), "queries": 5_000,
-        "walk": 20, "walkers": 100, "draws": 1_000, "samples": (20, 100), "checks": {}, "auto": {},
+        "walk": 20, "walkers": 100, "draws": 1_000, "samples": (20, 100), "noisy": 500, "checks": {},
+        "auto": {},
     },
     "paper": {
         "images": (1_000, 10_000), "steps": 100, "long": 1_000, "restarts": (5, 20),
-        "queries": 5_000, "walk": 64, "walkers": 200, "draws": 10_000,
+        "queries": 5_000, "walk": 64, "walkers": 1_000, "draws": 10_000,
         "samples": (20, 100, 500), "checks": {"examined": 500, "planted": 200},
-        "auto": {},
+        "auto": {}, "noisy": 1_000,
     },
 }  # fmt: skip
 
@@ -357,7 +359,7 @@ def grid(
 
 
 def work(trial: Trial) -> float:
-    """About how many passes of an image through the network a trial takes if no image falls."""
+    """About how many multiply-adds a trial takes if no image falls."""
     passes = 0.0
     for condition in trial.conditions.values():
         a = condition.attack
@@ -365,7 +367,7 @@ def work(trial: Trial) -> float:
         for name in ("steps", "restarts", "samples", "queries", "draws"):
             each *= getattr(a, name, 1)
         passes += condition.images * (9_000 if isinstance(a, AutoAttack) else each)
-    return passes
+    return 3 * grids.macs(trial.base) * passes
 
 
 # --- Reading a trial's record ---------------------------------------------------------------------

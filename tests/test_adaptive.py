@@ -505,6 +505,7 @@ def test_autoattack_is_the_standard_ensemble_with_its_budgets(monkeypatch):
     budgets = [(m.attack, getattr(m, "steps", None) or m.n_queries) for m in seen]
     assert budgets == [("APGD", 100), ("APGDT", 100), ("FAB", 100), ("Square", 5_000)]
     assert (seen[0].loss, seen[2].multi_targeted) == ("ce", True)
+    assert not seen[3].rescale_schedule
     assert all(m.eps == 120 / 255 and m.norm == "Linf" and m.n_restarts == 1 for m in seen)
 
 

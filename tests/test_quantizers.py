@@ -639,3 +639,22 @@ def test_an_all_zero_input_has_a_gradient_of_one():
     x = torch.zeros(1, 4, requires_grad=True)
     FixedQuantizer(2)(x).sum().backward()
     assert torch.equal(x.grad, torch.ones(1, 4))
+
+
+@each_kind
+@pytest.mark.parametrize("layout", (torch.contiguous_format, torch.channels_last))
+def test_the_output_can_be_changed_in_place_and_has_the_layout_of_the_input(kind, layout):
+    x = random_values(2, 3, 4, 5, dtype=torch.float32).contiguous(memory_format=layout)
+    x.requires_grad_()
+    out = kind(2)(x)
+    assert out.shape == x.shape and out.stride() == x.stride()
+    expected = out.detach() + 1
+    out += 1
+    assert torch.equal(out, expected)
+    out.sum().backward()
+    assert x.grad.stride() == x.stride()
+
+
+@each_kind
+def test_no_image_gives_no_output(kind):
+    assert kind(2)(torch.zeros(0, 3)).shape == (0, 3)

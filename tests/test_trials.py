@@ -204,6 +204,7 @@ def test_a_trial_holds_what_its_reader_asks_for(scale):
         assert twin is None or (twin.cell, twin.seed) == (
             "relu" + ("-mixed" if t.cell.endswith("-mixed") else ""), t.seed
         )  # fmt: skip
+        assert {"main", "steps/twice", "eps/0", "noise", "square"} <= t.conditions.keys()
         attacked = [(c.attack, c.images, c.sees) for c in t.conditions.values()]
         assert all(attacked.count(one) == 1 for one in attacked), "nothing is measured twice"
         for name, c in t.conditions.items():

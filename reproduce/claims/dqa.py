@@ -255,18 +255,14 @@ def _trial_gain(dataset: str, families: Sequence[str], what: str):
         if not relu or not all(tried.values()):
             return missing(f"the trial of all seven networks on {TITLES[dataset]}")
         kept = {c: evidence.kept(name, c + ending, families) for c in QUANTISED}
-        shares = [mean(k) if k else 0.0 for k in kept.values()]
+        shares = [f"{mean(k):.1f}" if k else "collapsed" for k in kept.values()]
         why = (
             f"{what}: of the images judged correctly without it, {mean(relu):.1f} % stay so for "
-            f"ReLU; fixed 1–3 bits {_shares(shares[:3])}; dynamic 1–3 bits {_shares(shares[3:])}"
+            f"ReLU; fixed 1–3 bits {', '.join(shares[:3])}; dynamic {', '.join(shares[3:])}"
         )
-        return (REPRODUCED if all(s > mean(relu) for s in shares) else NOT), why
+        return (REPRODUCED if all(k and mean(k) > mean(relu) for k in kept.values()) else NOT), why
 
     return _readings(dataset, rule)
-
-
-def _shares(values: Sequence[float]) -> str:
-    return ", ".join(f"{v:.1f}" for v in values)
 
 
 def _clean_gap(evidence: Evidence) -> Verdict:
