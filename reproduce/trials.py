@@ -332,8 +332,8 @@ _BUDGETS = {
     },
     "laptop": {
         "images": (100, 500), "steps": 100, "long": 1_000, "restarts": (5, 20), "queries": 5_000,
-        "walk": 20, "walkers": 100, "draws": 1_000, "samples": (20, 100), "noisy": 500, "checks": {},
-        "auto": {},
+        "walk": 20, "walkers": 100, "draws": 1_000, "samples": (20, 100), "noisy": 500,
+        "checks": {}, "auto": {},
     },
     "paper": {
         "images": (1_000, 10_000), "steps": 100, "long": 1_000, "restarts": (5, 20),
