@@ -94,11 +94,12 @@ def conclude(runs: pd.DataFrame, risk: str) -> str:
     alive = quantised[~quantised["collapsed"]]
     above = alive[alive["pgd"] > relu.max()]
     masked = above[above["signs"] != ""]
+    signs = f"; {len(masked)} of these {len(above)} show a sign that the attack failed"
     return (
         f"- **Trained on {risk}:** ReLU keeps {', '.join(f'{p:.1f}' for p in relu)} % under PGD "
-        f"(each seed). Of {len(quantised)} quantised runs, {len(quantised) - len(alive)} "
-        f"collapsed in training and {len(above)} end above every ReLU run; "
-        f"{len(masked)} of these {len(above)} show a sign that the attack failed."
+        f"(each seed). Of the quantised runs ({len(quantised)}), {len(quantised) - len(alive)} "
+        f"collapsed in training and {len(above)} end above every ReLU run"
+        f"{signs if len(above) else ''}."
     )
 
 

@@ -63,7 +63,7 @@ def test_signs_are_reported_of_trained_runs_alone_each_with_its_network():
 def test_the_conclusion_counts_collapsed_better_and_suspicious_runs():
     text = dqa.conclude(dqa.checks(RECORDS), RISK)
     assert "ReLU keeps 40.0, 42.0 %" in text
-    assert "Of 4 quantised runs, 1 collapsed in training and 2 end above every ReLU run" in text
+    assert "Of the quantised runs (4), 1 collapsed in training and 2 end above every ReLU run; " in text
     assert "1 of these 2 show" in text
 
 
