@@ -29,7 +29,6 @@ DOUBLE = "double-quantization-cifar10"
 CELLS = tuple(grids.dqa_cell(kind, bits) for kind, bits in grids.DQA_CELLS)
 QUANTISED = CELLS[1:]
 KINDS = [grids.kind_name(*k) for k in grids.KINDS]
-NEEDS_NO_RECORD = {"double-possible", "dqa-clean-gap"}
 
 
 def bits(percent: float, total: int = 10_000) -> np.ndarray:
@@ -109,7 +108,7 @@ def test_keys_are_unique_and_every_claim_says_where_it_stands():
 
 @pytest.mark.parametrize("key", CLAIMS)
 def test_without_records_nothing_that_needs_them_is_decided(key):
-    assert (status(key, Known({})) == UNDECIDED) == (key not in NEEDS_NO_RECORD)
+    assert (status(key, Known({})) == UNDECIDED) == CLAIMS[key].needs_runs
 
 
 def test_a_verdict_is_that_of_the_first_scale_that_decides():

@@ -68,7 +68,8 @@ class Evidence:
 @dataclass(frozen=True)
 class Claim:
     """Args: place: in the paper. text: in our words. published: what is printed. decide: the rule;
-    from the evidence of one scale to a status and the sentence that supports it."""
+    from the evidence of one scale to a status and the sentence that supports it. needs_runs: or
+    decided by the paper's own tables."""
 
     key: str
     paper: str
@@ -76,6 +77,7 @@ class Claim:
     text: str
     published: str
     decide: Callable[[Evidence], Verdict]
+    needs_runs: bool = True
 
     def verdict(self, evidence: Sequence[Evidence]) -> tuple[str, str, str]:
         """(status, sentence, scale) by the first of the evidence that decides; none is undecided.
