@@ -117,6 +117,7 @@ def _by_channel(x: Tensor) -> bool:
 
 def _rows(x: Tensor, by_channel: bool, count: int = 1) -> Tensor:
     """x as (count, M), in the order of its memory, in which a compiled pass is fastest."""
+    x = x.detach()  # compiling looks at .grad, and warns where there is a history
     return (x.permute(0, 2, 3, 1) if by_channel else x).reshape(count, -1)
 
 
