@@ -136,7 +136,9 @@ def run(
         with filelock.FileLock(locks / f"{experiment.key}.lock", timeout=0):
             return load(experiment) or _run(experiment, check_stop, report, announce)
     except FileExistsError:  # another machine, with another cache, was faster
-        return load(experiment)
+        if (record := load(experiment)) is None:
+            raise
+        return record
     except filelock.Timeout:
         raise Busy(
             f"{experiment.slug} ({experiment.key}) is being run by another process"

@@ -896,3 +896,35 @@ def test_the_kept_weights_are_as_accurate_as_their_records_say(monkeypatch):
         hits = correct(trained(e), mnist.x_test, mnist.y_test, batch_size=e.eval_batch)
         # Another processor adds in another order, and an image on the edge may fall over it.
         assert abs(int(hits.sum()) - record.metrics["clean"]["correct"]) <= 5, e.slug
+
+
+def test_a_record_that_another_machine_stored_meanwhile_is_taken(monkeypatch):
+    genuine = results.save
+
+    def late(record):
+        genuine(record)
+        genuine(record)  # as if the other had been faster
+
+    monkeypatch.setattr(results, "save", late)
+    record = run(tiny())
+    assert record.metrics and [r.key for r in results.records()] == [record.key]
+    assert results.failures() == []
+
+
+def test_a_file_in_the_way_of_the_record_is_told(monkeypatch):
+    def in_the_way(record):
+        raise FileExistsError("a file is in the way")
+
+    monkeypatch.setattr(results, "save", in_the_way)
+    with pytest.raises(FileExistsError, match="in the way"):
+        run(tiny())
+
+
+def test_too_little_memory_is_no_failure_of_the_experiment(monkeypatch):
+    def too_large(*_args, **_options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(experiments, "train", too_large)
+    with pytest.raises(torch.OutOfMemoryError):
+        run(tiny())
+    assert results.failures() == [] == results.records()
