@@ -300,8 +300,26 @@ def test_a_dqa_network_is_asked_one_image_at_a_time(asked):
         assert len(layers) == 4 and {m.maximum for m in layers} == {"image"}
         assert torch.equal(x, dataset.x_test[: c.images]) and attack == c.attack
         assert torch.equal(y, dataset.y_test[: c.images])
-        source = twin if c.sees == "twin" else None
-        assert options == {"batch_size": 5, "seed": 3, "check_stop": stop, "source": source}
+        source = options.pop("source")
+        assert (source is None) == (c.sees != "twin")
+        with torch.no_grad():
+            few = data.to_float(x[:2])
+            assert source is None or torch.allclose(source(few), twin(few), atol=1e-5)
+        assert options == {"batch_size": 5, "seed": 3, "check_stop": stop}
+
+
+@pytest.mark.parametrize(("kind", "bits"), [("relu", None), ("dynamic", 2)])
+def test_what_is_asked_is_the_network_without_its_batch_normalisation(kind, bits):
+    base = dqa("patterns", kind, bits, scale="smoke")
+    model = base.model()
+    x = data.to_float(data.load("patterns").x_train[:64])
+    with torch.no_grad():
+        for _ in range(3):
+            model(x)  # running statistics that are not those of a new network
+        fast = trial(base).deployed(model.eval())
+        same = (fast(x) - model(x)).abs().amax(1) < 1e-3
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in fast.modules())
+    assert same.float().mean() > 0.9, "a value beside a threshold may fall on its other side"
 
 
 def test_an_answer_does_not_depend_on_the_neighbours():
