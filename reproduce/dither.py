@@ -1,29 +1,23 @@
 """Halftones: Floyd-Steinberg dithering as the second paper's released code does it and as the
 textbook does, ordered dithering, and the error diffusion of Jarvis, Judice and Ninke.
 
-Each variant of Floyd-Steinberg exists twice, bit for bit the same: a compiled loop for the CPU, and
-for any other device a wavefront that handles all pixels of an anti-diagonal, of all images, at
-once. Both hold the running values in the image that they are given and add the shares that reach a
-pixel in the same order: from above left, above, above right, left.
+All but the ordered one are compiled loops on the CPU, to which images on other devices come and go
+back. For the released one, which training waits for, GPUs have a kernel as well (dither_triton).
 """
 
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, get_args
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
 Variant = Literal["released", "textbook"]
-
-# Planes (one channel of one image) that the wavefront takes at once: bounds its memory to about
-# 1 GB for 32x32 images in float64.
-_PLANES = 2**15
 
 
 def floyd_steinberg(images: Tensor, bits: int, variant: Variant = "released") -> Tensor:
@@ -38,7 +32,7 @@ def floyd_steinberg(images: Tensor, bits: int, variant: Variant = "released") ->
     near the one with even k. Its exact error goes to the same four neighbours, from every column;
     nothing is rounded or clipped on the way. The output is the level rounded to an integer.
 
-    Args:    images: (N,C,H,W) uint8, any device (textbook: one with float64). bits: 1..7.
+    Args:    images: (N,C,H,W) uint8, any device. bits: 1..7.
     Returns: (N,C,H,W) uint8 on the same device, the same values on every device.
     Raises:  TypeError: images not a uint8 tensor, or bits not an int.
              ValueError: images not 4-dimensional, bits outside 1..7, or an unknown variant.
@@ -49,11 +43,10 @@ def floyd_steinberg(images: Tensor, bits: int, variant: Variant = "released") ->
     if variant not in get_args(Variant):
         raise ValueError(f"variant is {variant!r}; give one of {', '.join(get_args(Variant))}")
     planes = images.flatten(0, 1)
-    if images.device.type == "cpu":
-        dithered = _dither_on_cpu(planes, bits, variant)
-    else:
-        dithered = _dither_by_wavefront(planes, bits, variant)
-    return dithered.view(images.shape)
+    kernel = _gpu_kernel() if images.is_cuda and variant == "released" else None
+    if kernel is not None:
+        return kernel(planes, bits).view(images.shape)
+    return _dither_on_cpu(planes.cpu(), bits, variant).view(images.shape).to(images.device)
 
 
 def bayer(images: Tensor, bits: int) -> Tensor:
@@ -141,7 +134,21 @@ def _textbook_table(bits: int) -> np.ndarray:
     return np.rint(np.arange(top + 1) * 255 / top).astype(np.uint8)
 
 
-# ---- CPU ------------------------------------------------------------------------------------
+@functools.cache
+def _gpu_kernel() -> Callable[[Tensor, int], Tensor] | None:
+    """What dithers planes (P,H,W) on a GPU; None, and a warning, where it does not run."""
+    try:
+        from reproduce import dither_triton  # Triton comes with PyTorch's CUDA builds alone
+
+        dither_triton.floyd_steinberg(torch.zeros(1, 1, 1, dtype=torch.uint8, device="cuda"), 1)
+    except Exception as error:  # Triton raises what it likes, as where there is no C compiler
+        reason = str(error).strip().partition("\n")[0]
+        warnings.warn(
+            f"Triton fails here ({type(error).__name__}: {reason}); images are dithered on the CPU",
+            stacklevel=3,
+        )
+        return None
+    return dither_triton.floyd_steinberg
 
 
 def _dither_on_cpu(planes: Tensor, bits: int, variant: Variant) -> Tensor:
@@ -170,6 +177,8 @@ def _in_threads(kernel: Callable[..., None], planes: Tensor, table: np.ndarray) 
 @functools.cache
 def _compile(kernel: Callable[..., None], signature: str) -> Callable[..., None]:
     """Compile `kernel`, through numba's cache on disk where there is a place to write one."""
+    import numba  # takes a while, and a run on a GPU can do without
+
     try:
         return numba.njit(signature, nogil=True, cache=True)(kernel)
     except (RuntimeError, OSError):  # no writable directory, or a full one
@@ -254,79 +263,3 @@ def _jarvis_kernel(planes: np.ndarray, nearest: np.ndarray) -> None:
                 for dy in range(3):
                     for dx in range(5):
                         running[y + dy, x + dx] += error * _JARVIS[dy, dx]
-
-
-# ---- any device ---------------------------------------------------------------------------------
-
-
-def _dither_by_wavefront(planes: Tensor, bits: int, variant: Variant) -> Tensor:
-    wavefront = _released_wavefront if variant == "released" else _textbook_wavefront
-    return torch.cat([wavefront(part, bits) for part in planes.split(_PLANES)])
-
-
-def _skew(planes: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Lay `planes`, (P,H,W), out so that pixels which do not depend on each other are contiguous.
-
-    Pixel (y, x) waits for pixels of diagonals t-1, t-2 and t-3 where t = x + 2y, and for no other.
-
-    Returns: (T,H+1,P), diagonal by diagonal, row y in column y; and its (H,W,P) view as an image.
-             A share that falls off the image lands in a cell of the first that is none of the
-             second.
-    """
-    count, height, width = planes.shape
-    diagonals, rows = width + 2 * height + 1, height + 1
-    skewed = torch.zeros((diagonals, rows, count), dtype=dtype, device=planes.device)
-    strides = ((2 * rows + 1) * count, rows * count, 1)
-    image = skewed.as_strided((height, width, count), strides)
-    image.copy_(planes.permute(1, 2, 0))
-    return skewed, image
-
-
-def _rows_of(diagonal: int, height: int, width: int) -> tuple[int, int]:
-    """First row that a diagonal crosses, and the one after the last."""
-    return max(0, (diagonal - width + 2) // 2), min(height, diagonal // 2 + 1)
-
-
-def _released_wavefront(planes: Tensor, bits: int) -> Tensor:
-    _, height, width = planes.shape
-    table = torch.from_numpy(_released_table(bits)).to(planes.device)
-    skewed, image = _skew(planes, torch.int16)
-    for t in range(width + 2 * height - 2):
-        first, end = _rows_of(t, height, width)
-        # From this row on x is 0 or 1: no share goes down-left from there.
-        inner = t // 2
-        values = skewed[t, first:end]
-        level, right, down_left, down, down_right = table[:, values.int()]
-        values.copy_(level)
-        # Down-left before right: of two sources on a diagonal, the upper comes first in the raster.
-        for share, target in (
-            (down_left[: inner - first], skewed[t + 1, first + 1 : inner + 1]),
-            (right, skewed[t + 1, first:end]),
-            (down, skewed[t + 2, first + 1 : end + 1]),
-            (down_right, skewed[t + 3, first + 1 : end + 1]),
-        ):
-            target.add_(share).clamp_(0, 255)
-    return image.permute(2, 0, 1).to(torch.uint8, memory_format=torch.contiguous_format)
-
-
-def _textbook_wavefront(planes: Tensor, bits: int) -> Tensor:
-    """The arithmetic of `_textbook_kernel`, operation by operation."""
-    _, height, width = planes.shape
-    table = torch.from_numpy(_textbook_table(bits)).to(planes.device)
-    top = len(table) - 1
-    # On the device: a GPU divides by a number of the host by multiplying with its reciprocal.
-    spacing = torch.tensor(255.0, dtype=torch.float64, device=planes.device)
-    skewed, image = _skew(planes, torch.float64)
-    image.mul_(top)
-    for t in range(width + 2 * height - 2):
-        first, end = _rows_of(t, height, width)
-        values = skewed[t, first:end]
-        level = (values / spacing).round_().clamp_(max=top)
-        error = values - level * 255
-        values.copy_(level)
-        # Products of their own: add_ with a factor would fuse them into the sum on a GPU.
-        skewed[t + 1, first + 1 : end + 1] += error * (3 / 16)
-        skewed[t + 1, first:end] += error * (7 / 16)
-        skewed[t + 2, first + 1 : end + 1] += error * (5 / 16)
-        skewed[t + 3, first + 1 : end + 1] += error * (1 / 16)
-    return table[image.permute(2, 0, 1).int()]

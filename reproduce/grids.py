@@ -322,6 +322,7 @@ class DoubleQuantization(Experiment):
         x, y = dataset.x_test[: self.test_images], dataset.y_test[: self.test_images]
         options = {"batch_size": self.eval_batch, "seed": self.seed, "check_stop": check_stop}
         fast = models.folded(model).to(memory_format=torch.channels_last)
+        x = x.to(next(model.parameters()).device)  # where dithering is fast
 
         def job(kind: tuple, attack: PGD | None) -> Tensor:
             few = slice(self.attacked_images if attack else None)

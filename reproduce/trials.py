@@ -193,7 +193,9 @@ class DoubleTrial(Trial):
     def _hits(self, condition, model, twin, dataset, check_stop):
         bits, dithered = self.base.bits, self.base.dithered
         rounding = condition.rounding or "floor"
-        x, y = (t[: condition.images] for t in (dataset.x_test, dataset.y_test))
+        device = next(model.parameters()).device
+        x = dataset.x_test[: condition.images].to(device)
+        y = dataset.y_test[: condition.images]
         bare, seen = _folded(model), _folded(twin)
         if condition.noise == "after":
             x = (quantised(x, bits, dithered) * 255).round().byte()

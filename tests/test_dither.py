@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import types
 from collections.abc import Callable
 from fractions import Fraction
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -23,17 +26,6 @@ SIZES = ((1, 1), (1, 2), (1, 9), (9, 1), (2, 1), (2, 2), (3, 2), (2, 3), (6, 9),
 
 each_variant = pytest.mark.parametrize("variant", VARIANTS)
 each_bits = pytest.mark.parametrize("bits", BITS)
-
-
-def on_cpu(images: Tensor, bits: int, variant: str) -> Tensor:
-    return dither._dither_on_cpu(images.flatten(0, 1), bits, variant).view(images.shape)
-
-
-def by_wavefront(images: Tensor, bits: int, variant: str) -> Tensor:
-    return dither._dither_by_wavefront(images.flatten(0, 1), bits, variant).view(images.shape)
-
-
-each_implementation = pytest.mark.parametrize("dithered_by", [on_cpu, by_wavefront])
 
 
 def random_images(*shape: int, seed: int = 0, low: int = 0, high: int = 256) -> Tensor:
@@ -99,14 +91,12 @@ def oracle(images: Tensor, bits: int, variant: str) -> Tensor:
 
 @each_variant
 @each_bits
-def test_both_implementations_follow_the_description_pixel_by_pixel(bits, variant):
+def test_it_follows_the_description_pixel_by_pixel(bits, variant):
     for size in SIZES:
         images = images_of_size(*size)
-        expected = oracle(images, bits, variant)
-        for dithered_by in (on_cpu, by_wavefront):
-            got = dithered_by(images, bits, variant)
-            assert got.dtype == torch.uint8
-            assert torch.equal(got, expected), (dithered_by, size)
+        got = floyd_steinberg(images, bits, variant)
+        assert got.dtype == torch.uint8
+        assert torch.equal(got, oracle(images, bits, variant)), size
 
 
 @given(
@@ -118,27 +108,16 @@ def test_both_implementations_follow_the_description_pixel_by_pixel(bits, varian
 @settings(deadline=None, max_examples=60)
 def test_every_channel_of_every_image_is_dithered_alone(shape, bits, variant, seed):
     images = random_images(*shape, seed=seed)
-    expected = oracle(images, bits, variant)
-    assert torch.equal(on_cpu(images, bits, variant), expected)
-    assert torch.equal(by_wavefront(images, bits, variant), expected)
-
-
-@each_variant
-@each_bits
-def test_the_two_implementations_agree_on_every_pixel_of_a_large_batch(bits, variant):
-    images = random_images(50, 3, 32, 32, seed=bits)
-    assert torch.equal(on_cpu(images, bits, variant), by_wavefront(images, bits, variant))
+    assert torch.equal(floyd_steinberg(images, bits, variant), oracle(images, bits, variant))
 
 
 @each_variant
 def test_a_batch_is_dithered_alike_however_it_is_cut_up(variant, monkeypatch):
     images = random_images(7, 3, 5, 6)
     expected = oracle(images, 2, variant)
-    monkeypatch.setattr(dither, "_PLANES", 4)
-    assert torch.equal(by_wavefront(images, 2, variant), expected)
     for threads in (1, 2, 5, 40):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        assert torch.equal(on_cpu(images, 2, variant), expected)
+        assert torch.equal(floyd_steinberg(images, 2, variant), expected)
 
 
 def test_column_1_passes_no_share_down_left_in_the_released_dither_alone():
@@ -149,12 +128,11 @@ def test_column_1_passes_no_share_down_left_in_the_released_dither_alone():
     assert floyd_steinberg(image, 1, "textbook")[0, 0, 1, 0] == 255
 
 
-@each_implementation
-def test_a_tie_between_two_textbook_levels_goes_to_the_even_one(dithered_by):
+def test_a_tie_between_two_textbook_levels_goes_to_the_even_one():
     # 124 takes 3.5 from its left neighbour: 127.5 lies halfway both for 1 and for 2 bits.
     image = torch.tensor([[[[8, 124]]]], dtype=torch.uint8)
-    assert dithered_by(image, 1, "textbook").tolist() == [[[[0, 0]]]]
-    assert dithered_by(image, 2, "textbook").tolist() == [[[[0, 170]]]]
+    assert floyd_steinberg(image, 1, "textbook").tolist() == [[[[0, 0]]]]
+    assert floyd_steinberg(image, 2, "textbook").tolist() == [[[[0, 170]]]]
 
 
 def test_the_released_dither_is_the_default():
@@ -196,15 +174,14 @@ def test_the_textbook_dither_keeps_mean_brightness_but_for_what_leaves_the_image
     assert difference.abs().max() <= bound
 
 
-@each_implementation
 @each_variant
-def test_memory_layout_does_not_matter_and_the_input_is_left_alone(dithered_by, variant):
+def test_memory_layout_does_not_matter_and_the_input_is_left_alone(variant):
     plain = random_images(4, 3, 8, 10)
     expected = oracle(plain, 3, variant)
     by_columns = plain.mT.contiguous().mT
     every_other = torch.stack([plain, plain.flip(3)], dim=1).flatten(0, 1)[::2]
     for images in (plain, plain.to(memory_format=torch.channels_last), by_columns, every_other):
-        assert torch.equal(dithered_by(images, 3, variant), expected)
+        assert torch.equal(floyd_steinberg(images, 3, variant), expected)
         assert torch.equal(images, plain)
 
 
@@ -213,12 +190,6 @@ def test_memory_layout_does_not_matter_and_the_input_is_left_alone(dithered_by, 
 def test_no_pixels_in_give_no_pixels_out(shape, variant):
     images = torch.empty(shape, dtype=torch.uint8)
     assert floyd_steinberg(images, 2, variant).shape == shape
-
-
-def test_the_cpu_takes_the_compiled_loop(monkeypatch):
-    monkeypatch.setattr(dither, "_dither_by_wavefront", None)
-    images = random_images(2, 3, 5, 4)
-    assert torch.equal(floyd_steinberg(images, 2), on_cpu(images, 2, "released"))
 
 
 def test_a_failure_in_a_thread_is_not_lost(monkeypatch):
@@ -230,12 +201,64 @@ def test_a_failure_in_a_thread_is_not_lost(monkeypatch):
         floyd_steinberg(random_images(2, 3, 5, 4), 2)
 
 
-@each_variant
-def test_the_result_stays_on_the_device_of_its_input(variant):
-    images = torch.empty((2, 3, 5, 4), dtype=torch.uint8, device="meta")
-    dithered = floyd_steinberg(images, 2, variant)
-    assert (dithered.device, dithered.dtype) == (images.device, torch.uint8)
-    assert dithered.shape == images.shape
+# --- On a GPU -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def interpreted(monkeypatch) -> types.ModuleType:
+    """The GPU's kernel, run by Triton's interpreter on tensors of the CPU."""
+    pytest.importorskip("triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    path = Path(dither.__file__).with_name("dither_triton.py")
+    spec = importlib.util.spec_from_file_location("interpreted", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@each_bits
+def test_the_gpu_kernel_gives_what_the_loop_gives(interpreted, bits):
+    for height, width in ((1, 1), (1, 9), (9, 1), (2, 2), (3, 2), (2, 3), (5, 6)):
+        images = images_of_size(height, width)
+        got = interpreted.floyd_steinberg(images.flatten(0, 1), bits)
+        assert torch.equal(got.view(images.shape), oracle(images, bits, "released"))
+    planes = random_images(35, 6, 6, seed=bits)  # more than one warp
+    planes = torch.where(planes % 3 == 0, planes, 255 * (planes % 2))  # sums that must be clipped
+    before = planes.clone()
+    got = interpreted.floyd_steinberg(planes, bits)
+    assert torch.equal(got, floyd_steinberg(planes[:, None], bits)[:, 0])
+    assert got.is_contiguous() and torch.equal(planes, before)
+
+
+def test_the_gpu_kernel_takes_no_planes_as_well(interpreted):
+    assert interpreted.floyd_steinberg(torch.zeros(0, 3, 3, dtype=torch.uint8), 2).shape == (
+        0,
+        3,
+        3,
+    )
+
+
+@pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")  # there is no float in it
+@pytest.mark.parametrize("capability", [75, 90])
+def test_the_gpu_kernel_compiles_where_there_is_no_gpu(capability):
+    triton = pytest.importorskip("triton")
+    from reproduce import dither_triton
+
+    types_of = dict.fromkeys(("count", "height", "width", "bits"), "i32")
+    source = triton.compiler.ASTSource(
+        dither_triton._dither, {"image": "*u8", **types_of, "lanes": "constexpr"}, {"lanes": 32}
+    )
+    target = triton.backends.compiler.GPUTarget("cuda", capability, 32)
+    compiled = triton.compile(source, target=target, options={"num_warps": 1})
+    assert compiled.asm["cubin"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_where_the_gpu_kernel_does_not_run_this_is_said_and_the_cpu_takes_over():
+    dither._gpu_kernel.cache_clear()
+    with pytest.warns(UserWarning, match="Triton fails here .*dithered on the CPU"):
+        assert dither._gpu_kernel() is None
+    dither._gpu_kernel.cache_clear()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")

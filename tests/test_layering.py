@@ -32,7 +32,8 @@ LAYERS = [
     {"adaptive", "carlini_wagner", "pipeline"},
     {"attacks"},
     {"quantizers"},
-    {"data", "dither", "fused", "models", "published", "storage"},
+    {"dither"},
+    {"data", "dither_triton", "fused", "models", "published", "storage"},
 ]
 DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
