@@ -7,7 +7,6 @@ The attacks, their budgets and their numbers of images are all part of its confi
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -23,7 +22,6 @@ from reproduce.evaluation import correct
 from reproduce.grids import DQA, DoubleQuantization, Experiment, configuration, quantised
 from reproduce.pipeline import DoubleQuantizer
 from reproduce.quantizers import FixedQuantizer, filter_radius
-from reproduce.results import hits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -371,102 +369,3 @@ def work(trial: Trial) -> float:
             each *= getattr(a, name, 1)
         passes += condition.images * (9_000 if isinstance(a, AutoAttack) else each)
     return 3 * grids.macs(trial.base) * passes
-
-
-# --- Reading a trial's record ---------------------------------------------------------------------
-
-WHITE_BOX = (
-    "table/",
-    "rule/",
-    "main",
-    "step/",
-    "steps/",
-    "loss/",
-    "scaled",
-    "restarts/",
-    "autoattack",
-)
-QUERIES = ("square", "nes/", "noise")
-BLACK_BOX = (*QUERIES, "hopskipjump", "transfer")
-
-
-def union(
-    record: results.Record,
-    families: tuple[str, ...] = WHITE_BOX + BLACK_BOX,
-    common: bool = False,
-) -> np.ndarray:
-    """(N,) bool: which images survive every attack of these families at the full radius.
-
-    Args:    record: of a trial. families: beginnings of condition names. common: only the first
-             images, those that all of these attacks saw.
-    Returns: over the images of "clean", the most that any condition has; an attack that was run on
-             fewer images breaks none of the others.
-    """
-    standing = hits(record, "clean")
-    seen = len(standing)
-    for name in record.metrics:
-        if name.startswith(families):
-            few = hits(record, name)
-            standing[: len(few)] &= few
-            seen = min(seen, len(few))
-    return standing[:seen] if common else standing
-
-
-def checks(record: results.Record) -> dict[str, tuple[bool, str]]:
-    """Whether the attacks of a DQA trial worked, by what is stored beside their results.
-
-    Counts may differ by 1 % of the images where two random attacks are compared, and by 2 % where
-    one has twice the steps; 95 % of the planted examples that random points miss must be found.
-
-    Returns: {check: (passed, what was measured)}; those of the table's own attack end in "own".
-    """
-    of = {name: counts["correct"] for name, counts in record.metrics.items()}
-    arrays, total = record.arrays, record.metrics["clean"]["total"]
-    path = [of[n] for n in ("eps/0", "eps/0.25", "eps/0.5", "main", "eps/2", "eps/unbounded")]
-    climb = max(after - before for before, after in itertools.pairwise(path))
-    # AutoAttack ends in Square, which sees no gradient; few images saw every query attack.
-    gradient = tuple(f for f in WHITE_BOX if f != "autoattack")
-    black = union(record, QUERIES, common=True)
-    only_black = int((union(record, gradient)[: len(black)] & ~black).sum())
-    idle = float(arrays["zero_gradients/main/images"])
-    curve = arrays["loss/main"]
-    late = curve[-len(curve) // 10 :].mean()
-    found = {
-        "ε = 0 changes nothing": (
-            np.array_equal(hits(record, "eps/0"), hits(record, "clean")),
-            f"{of['eps/0']} and {of['clean']} correct",
-        ),
-        "accuracy falls as ε grows": (climb <= total / 100, f"at most {max(climb, 0)} more"),
-        "unbounded ε leaves nothing": (path[-1] == 0, f"{path[-1]} left"),
-        "many steps beat one": (
-            of["main"] <= of["table/fgsm"] + total / 100,
-            f"{of['main']} left, FGSM {of['table/fgsm']}",
-        ),
-        "twice the steps change little": (
-            abs(of["main"] - of["steps/twice"]) <= total / 50,
-            f"{of['main']} and {of['steps/twice']} left",
-        ),
-        "white box beats black box on each image": (
-            only_black <= len(black) / 100,
-            f"{only_black} of {len(black)} fall to queries alone",
-        ),
-        "gradients do not vanish": (idle == 0, f"zero for {idle:.0%} of the images"),
-        "the loss rises with the steps": (
-            late > curve[0] and late >= 0.9 * curve.max(),
-            f"{curve[0]:.2f} to {late:.2f}",
-        ),
-        "planted examples are found": _planted(arrays, "main"),
-        "many steps beat one, own": (
-            of["table/pgd"] <= of["table/fgsm"] + total / 100,
-            f"{of['table/pgd']} left, FGSM {of['table/fgsm']}",
-        ),
-        "planted examples are found, own": _planted(arrays, "own"),
-    }
-    return {name: (bool(passed), text) for name, (passed, text) in found.items()}
-
-
-def _planted(arrays: dict[str, np.ndarray], attack: str) -> tuple[bool, str]:
-    """Found among those planted examples that random points do not find."""
-    hard = arrays["planted/valid"] & ~arrays["planted/random"]
-    count, hit = int(hard.sum()), int(arrays[f"planted/{attack}"][hard].sum())
-    return count > 0 and hit >= 0.95 * count, f"{hit} of {count}"

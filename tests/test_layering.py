@@ -23,7 +23,7 @@ LAYERS = [
     {"hardened", "norms", "substitutes"},
     {"trials", "variants"},
     {"grids"},
-    {"dqa", "other_attacks", "trial_figures"},
+    {"dqa", "other_attacks", "trial_figures", "trial_records"},
     {"double", "figures"},
     {"embedding", "results"},
     {"evaluation"},

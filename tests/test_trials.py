@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +15,10 @@ from reproduce.evaluation import batch_seed, correct
 from reproduce.experiments import NoWeights, run, trained
 from reproduce.grids import configuration, double_quantization, dqa, quantised
 from reproduce.quantizers import FixedQuantizer, filter_radius, linear_quantize
+from reproduce.results import hits
 from reproduce.training import Interrupted
-from reproduce.trials import BLACK_BOX, WHITE_BOX, Condition, DQATrial, hits, trial, union
+from reproduce.trial_records import ALL
+from reproduce.trials import Condition, DQATrial, trial
 
 
 @pytest.fixture(autouse=True)
@@ -210,7 +211,7 @@ def test_a_trial_holds_what_its_reader_asks_for(scale):
         for name, c in t.conditions.items():
             full = c.attack is None or c.attack.eps_255 == t.base.attacks["pgd"].eps_255
             assert full or name.startswith("eps/"), "the union is at one radius"
-            assert name in ("clean",) or name.startswith((*WHITE_BOX, *BLACK_BOX, "eps/"))
+            assert name in ("clean",) or name.startswith((*ALL, "eps/"))
 
 
 def test_more_images_steps_and_restarts_are_more_work():
@@ -459,58 +460,3 @@ def test_with_other_weights_of_its_base_a_trial_is_refused_and_is_no_failure(bas
     with pytest.raises(ValueError, match="not what the record names"):
         run(based)
     assert results.failures() == []
-
-
-# --- Reading --------------------------------------------------------------------------------------
-
-
-def record_of(bits: dict[str, list[bool]]) -> results.Record:
-    return results.Record(
-        name="a-trial", slug="a", experiment={}, scale="smoke", seed=0, dataset={}, curves={},
-        metrics={n: {"correct": sum(b), "total": len(b)} for n, b in bits.items()},
-        wall_s=1.0, device="", versions={}, commit=None, dirty=None, created="",
-        arrays={f"correct/{n}": np.packbits(np.array(b)) for n, b in bits.items()},
-    )  # fmt: skip
-
-
-NAMES = {
-    "clean": 21, "table/pgd": 21, "rule/own": 21, "main": 21, "steps/long": 9, "loss/dlr": 21,
-    "autoattack": 9, "square": 9, "nes/20": 9, "noise": 21, "transfer": 21, "hopskipjump": 4,
-    "eps/2": 21, "eps/unbounded": 21,
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize(
-    ("families", "names"),
-    [
-        (None, set(NAMES) - {"clean", "eps/2", "eps/unbounded"}),
-        (BLACK_BOX, {"square", "nes/20", "noise", "transfer", "hopskipjump"}),
-        (WHITE_BOX, {"table/pgd", "rule/own", "main", "steps/long", "loss/dlr", "autoattack"}),
-        (("noise",), {"noise"}),
-        (("nothing",), set()),
-    ],
-)
-def test_the_union_is_what_a_loop_over_images_and_attacks_finds(seed, families, names):
-    rng = np.random.default_rng(seed)
-    bits = {n: (rng.random(total) < 0.85).tolist() for n, total in NAMES.items()}
-    record = record_of(bits)
-    for name, expected in bits.items():
-        assert hits(record, name).tolist() == expected
-    expected = []
-    for i in range(21):
-        survives = bits["clean"][i]
-        for name in names:
-            if i < NAMES[name] and not bits[name][i]:
-                survives = False
-        expected.append(survives)
-    found = union(record) if families is None else union(record, families)
-    assert found.tolist() == expected
-    assert all(hits(record, n).tolist() == b for n, b in bits.items()), "the record is as it was"
-
-
-@pytest.mark.parametrize("total", range(1, 20))
-def test_bits_survive_the_record(total):
-    rng = np.random.default_rng(total)
-    for bits in itertools.islice(iter(lambda: (rng.random(total) < 0.5).tolist(), None), 5):
-        assert hits(record_of({"clean": bits}), "clean").tolist() == bits

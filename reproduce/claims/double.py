@@ -6,7 +6,7 @@ from statistics import mean
 
 import numpy as np
 
-from reproduce import grids, published, trials
+from reproduce import grids, published, results
 from reproduce.claims.evidence import (
     DIRECTION,
     NOT,
@@ -62,7 +62,7 @@ def _absent(evidence: Evidence, name: str, kinds) -> Verdict | None:
 
 def _unchanged(record: Record, one: str, other: str) -> bool:
     """Whether two conditions agree on every image that both were run on."""
-    a, b = trials.hits(record, one), trials.hits(record, other)
+    a, b = results.hits(record, one), results.hits(record, other)
     n = min(len(a), len(b))
     return bool(np.array_equal(a[:n], b[:n]))
 
@@ -176,7 +176,7 @@ def worst_before(record: Record) -> float:
     """Percent of a trial's images that survive every attack before dithering."""
     few = record.metrics["before/strong"]["total"]
     names = [n for n in record.metrics if n.startswith("before/")]
-    return 100 * np.all([trials.hits(record, n)[:few] for n in names], axis=0).mean()
+    return 100 * np.all([results.hits(record, n)[:few] for n in names], axis=0).mean()
 
 
 def _depths_match(evidence: Evidence) -> Verdict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from statistics import mean
 
-from reproduce import grids, published, trials
+from reproduce import grids, published, trial_records
 from reproduce.claims import dqa_attacks
 from reproduce.claims.evidence import (
     DIRECTION,
@@ -411,14 +411,14 @@ def claims() -> list[Claim]:
         "6 (CIFAR-10), 7",
         "They resist attacks that see no gradient (decided on MNIST).",
         "the conclusion drawn",
-        _trial_gain("mnist", trials.QUERIES, "black-box attacks"),
+        _trial_gain("mnist", trial_records.QUERIES, "black-box attacks"),
     )
     add(
         "white-box",
         "7",
         "They resist strong attacks that see everything.",
         "the conclusion drawn",
-        _trial_gain("mnist", trials.WHITE_BOX, "white-box attacks"),
+        _trial_gain("mnist", trial_records.WHITE_BOX, "white-box attacks"),
     )
     add(
         "clean-gap",

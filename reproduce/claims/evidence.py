@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from reproduce import experiments, trials, units
+from reproduce import experiments, results, trial_records, units
 from reproduce.evaluation import collapsed
 from reproduce.results import Record
 
@@ -47,9 +47,9 @@ class Evidence:
     def worst(self, name: str, cell: str, families: Sequence[str] | None = None) -> list[float]:
         """In percent, each seed: images of a trial that survive every attack of the families, by
         default of all, over the images that all of these attacks saw."""
-        of = trials.WHITE_BOX + trials.BLACK_BOX if families is None else tuple(families)
+        of = trial_records.ALL if families is None else tuple(families)
         tried = self.records(f"{name}-trial", cell)
-        return [100 * float(trials.union(r, of, common=True).mean()) for r in tried]
+        return [100 * float(trial_records.union(r, of, common=True).mean()) for r in tried]
 
     def kept(self, name: str, cell: str, families: Sequence[str]) -> list[float]:
         """In percent, each seed: of the images judged correctly without an attack, those that
@@ -60,8 +60,8 @@ class Evidence:
         found = []
         for r in self.records(f"{name}-trial", cell):
             if not collapsed(r.metrics):
-                left = trials.union(r, tuple(families), common=True)
-                found.append(100 * float(left.sum() / trials.hits(r, "clean")[: len(left)].sum()))
+                left = trial_records.union(r, tuple(families), common=True)
+                found.append(100 * float(left.sum() / results.hits(r, "clean")[: len(left)].sum()))
         return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import mean
 
-from reproduce import grids, published, trials
+from reproduce import grids, published, trial_records
 from reproduce.claims.double import DOUBLE, LOW, worst_before
 from reproduce.claims.dqa import printed
 from reproduce.claims.evidence import Evidence
@@ -31,7 +31,7 @@ def headlines(evidence: Sequence[Evidence]) -> list[list[str]]:
             cell = grids.dqa_cell(activation, bits)
             name, of = f"dqa-{dataset}", cell + ending
             e = _first(evidence, name, of)
-            met = {len(trials.union(r, common=True)) for r in e.records(f"{name}-trial", of)}
+            met = {len(trial_records.union(r, common=True)) for r in e.records(f"{name}-trial", of)}
             rows.append(
                 [
                     f"DQA, {title}, {model_name(activation, bits)}, PGD",
@@ -46,7 +46,9 @@ def headlines(evidence: Sequence[Evidence]) -> list[list[str]]:
         cell = grids.kind_name(bits, dithered)
         e = _first(evidence, DOUBLE, cell)
         tried = e.records(f"{DOUBLE}-trial", cell)
-        inside = [100 * float(trials.union(r, ("after/8", "after/inside")).mean()) for r in tried]
+        inside = [
+            100 * float(trial_records.union(r, ("after/8", "after/inside")).mean()) for r in tried
+        ]
         before = [worst_before(r) for r in tried]
         bare = e.accuracy(f"{DOUBLE}-trial", cell, "before/bare")
         said = text.get(f"{bits}bit_dithered_attack_before_dithering")

@@ -1,0 +1,270 @@
+"""Reading the records of DQA's trials: what survives, whether the attacks worked, tables."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+
+import numpy as np
+
+from reproduce.evaluation import collapsed, wilson
+from reproduce.figures import markdown_table
+from reproduce.results import Record, hits
+
+WHITE_BOX = (
+    "table/",
+    "rule/",
+    "main",
+    "step/",
+    "steps/",
+    "loss/",
+    "scaled",
+    "restarts/",
+    "autoattack",
+)
+QUERIES = ("square", "nes/", "noise")
+BLACK_BOX = (*QUERIES, "hopskipjump", "transfer")
+ALL = WHITE_BOX + BLACK_BOX
+
+
+def union(
+    record: Record,
+    families: tuple[str, ...] = ALL,
+    common: bool = False,
+) -> np.ndarray:
+    """(N,) bool: which images survive every attack of these families at the full radius.
+
+    Args:    record: of a trial. families: beginnings of condition names. common: only the first
+             images, those that all of these attacks saw.
+    Returns: over the images of "clean", the most that any condition has; an attack that was run on
+             fewer images breaks none of the others.
+    """
+    standing = hits(record, "clean")
+    seen = len(standing)
+    for name in record.metrics:
+        if name.startswith(families):
+            few = hits(record, name)
+            standing[: len(few)] &= few
+            seen = min(seen, len(few))
+    return standing[:seen] if common else standing
+
+
+def checks(record: Record) -> dict[str, tuple[bool, str]]:
+    """Whether the attacks of a DQA trial worked, by what is stored beside their results.
+
+    Counts may differ by 1 % of the images where two random attacks are compared, and by 2 % where
+    one has twice the steps; 95 % of the planted examples that random points miss must be found.
+
+    Returns: {check: (passed, what was measured)}; those of the table's own attack end in "own".
+    """
+    of = {name: counts["correct"] for name, counts in record.metrics.items()}
+    arrays, total = record.arrays, record.metrics["clean"]["total"]
+    path = [of[n] for n in ("eps/0", "eps/0.25", "eps/0.5", "main", "eps/2", "eps/unbounded")]
+    climb = max(after - before for before, after in itertools.pairwise(path))
+    # AutoAttack ends in Square, which sees no gradient; few images saw every query attack.
+    gradient = tuple(f for f in WHITE_BOX if f != "autoattack")
+    black = union(record, QUERIES, common=True)
+    only_black = int((union(record, gradient)[: len(black)] & ~black).sum())
+    idle = float(arrays["zero_gradients/main/images"])
+    curve = arrays["loss/main"]
+    late = curve[-len(curve) // 10 :].mean()
+    found = {
+        "ε = 0 changes nothing": (
+            np.array_equal(hits(record, "eps/0"), hits(record, "clean")),
+            f"{of['eps/0']} and {of['clean']} correct",
+        ),
+        "accuracy falls as ε grows": (climb <= total / 100, f"at most {max(climb, 0)} more"),
+        "unbounded ε leaves nothing": (path[-1] == 0, f"{path[-1]} left"),
+        "many steps beat one": (
+            of["main"] <= of["table/fgsm"] + total / 100,
+            f"{of['main']} left, FGSM {of['table/fgsm']}",
+        ),
+        "twice the steps change little": (
+            abs(of["main"] - of["steps/twice"]) <= total / 50,
+            f"{of['main']} and {of['steps/twice']} left",
+        ),
+        "white box beats black box on each image": (
+            only_black <= len(black) / 100,
+            f"{only_black} of {len(black)} fall to queries alone",
+        ),
+        "gradients do not vanish": (idle == 0, f"zero for {idle:.0%} of the images"),
+        "the loss rises with the steps": (
+            late > curve[0] and late >= 0.9 * curve.max(),
+            f"{curve[0]:.2f} to {late:.2f}",
+        ),
+        "planted examples are found": _planted(arrays, "main"),
+        "many steps beat one, own": (
+            of["table/pgd"] <= of["table/fgsm"] + total / 100,
+            f"{of['table/pgd']} left, FGSM {of['table/fgsm']}",
+        ),
+        "planted examples are found, own": _planted(arrays, "own"),
+    }
+    return {name: (bool(passed), text) for name, (passed, text) in found.items()}
+
+
+def _planted(arrays: dict[str, np.ndarray], attack: str) -> tuple[bool, str]:
+    """Found among those planted examples that random points do not find."""
+    hard = arrays["planted/valid"] & ~arrays["planted/random"]
+    count, hit = int(hard.sum()), int(arrays[f"planted/{attack}"][hard].sum())
+    return count > 0 and hit >= 0.95 * count, f"{hit} of {count}"
+
+
+# --- Tables ---------------------------------------------------------------------------------------
+
+FAMILIES = {
+    "rules": ("rule/",),
+    "steps,<br>losses": (
+        *("main", "step/", "steps/7", "steps/20", "steps/twice", "loss/", "scaled", "restarts/"),
+    ),
+    "Auto-<br>Attack": ("autoattack",),
+    "black<br>box": ("square", "nes/", "hopskipjump", "noise"),
+    "transfer": ("transfer",),
+}
+RULES = {
+    "zero": "zero",
+    "straight_through": "straight-through",
+    "tanh": "tanh",
+    "sigmoid-1": "sigmoid, T = 1",
+    "sigmoid-5": "T = 5",
+    "sigmoid-10": "T = 10",
+}
+RUNGS = ("clean", "FGSM", "PGD", "best step", "any rule", "all")
+
+
+def percent(record: Record, condition: str) -> float:
+    """Accuracy under one condition."""
+    counts = record.metrics[condition]
+    return 100 * counts["correct"] / counts["total"]
+
+
+def left(record: Record, *families: str) -> float:
+    """Percent that survive these attacks, or all; over the images that all of these saw."""
+    return 100 * float(union(record, families or ALL, common=True).mean())
+
+
+def rungs(record: Record) -> list[float]:
+    """Accuracy as the attacker learns more, one number for each of RUNGS."""
+    same = "rule/own" if "rule/own" in record.metrics else "rule/straight_through"
+    steps = [percent(record, n) for n in ("clean", "table/fgsm", "table/pgd", same)]
+    return [*steps, left(record, "table/", "rule/"), left(record)]
+
+
+def sizes(record: Record) -> tuple[int, int]:
+    """How many images the dearest attacks saw, and how many the others."""
+    return len(union(record, common=True)), record.metrics["clean"]["total"]
+
+
+def _on_all(record: Record) -> tuple[str, ...]:
+    """The attacks that every image met."""
+    many = sizes(record)[1]
+    return tuple(n for n, c in record.metrics.items() if n.startswith(ALL) and c["total"] == many)
+
+
+def numbers(networks: Mapping[str, tuple[Record, Record]]) -> str:
+    """The accuracy of each network under each family of attacks.
+
+    Args: networks: {name: (record of the trial, record of the network's own table)}.
+    """
+    few, many = sizes(next(iter(networks.values()))[0])
+    dear = ("Auto-<br>Attack", "black<br>box")
+    titles = [f"{n}<br>({few})" if n in dear else n for n in FAMILIES]
+    header = ["network", "clean", f"all<br>({few})", f"all<br>({many})", "FGSM", "PGD,<br>batch"]
+    rows = []
+    for name, (record, table) in networks.items():
+        batch = 100 * hits(table, "pgd")[:many].mean()
+        cells = [percent(record, "table/fgsm"), batch, percent(record, "table/pgd")]
+        for families in FAMILIES.values():
+            # ReLU is what the others' transferred examples are made on.
+            met = any(n.startswith(families) for n in record.metrics)
+            cells.append(left(record, *families) if met else float("nan"))
+        worst = _interval(record, ALL), _interval(record, _on_all(record))
+        shown = [f"{c:.1f}".replace("nan", "–") for c in cells]
+        rows.append([name, f"{percent(record, 'clean'):.1f}", *worst, *shown])
+    return markdown_table([*header, "PGD", *titles], rows)
+
+
+def _interval(record: Record, families: tuple[str, ...]) -> str:
+    standing = union(record, families, common=True)
+    low, high = wilson(int(standing.sum()), len(standing))
+    return f"**{100 * standing.mean():.1f}**<br>{100 * low:.1f}–{100 * high:.1f}"
+
+
+def rules(networks: Mapping[str, tuple[Record, Record]]) -> str:
+    """Accuracy under PGD through each backward rule, of the networks that have quantisers."""
+    rows = [
+        [name, *(f"{percent(record, f'rule/{rule}'):.1f}" for rule in RULES)]
+        for name, (record, _) in networks.items()
+        if "rule/zero" in record.metrics
+    ]
+    return markdown_table(["network", *RULES.values()], rows)
+
+
+def queries(networks: Mapping[str, tuple[Record, Record]]) -> str:
+    """Accuracy under attacks that see no gradient."""
+    first = next(iter(networks.values()))[0]
+    draws = first.experiment["trial"]["conditions"]["noise"]["attack"]["draws"]
+    titles = {"noise": f"{draws:,} draws of noise", "square": "Square"}
+    titles |= {n: n.replace("nes/", "NES, samples ") for n in first.metrics if n.startswith("nes/")}
+    titles |= {"hopskipjump": "HopSkipJump"}
+    rows = [
+        [name, *(f"{percent(record, n):.1f}" for n in ("clean", *titles))]
+        for name, (record, _) in networks.items()
+    ]
+    return markdown_table(["network", "clean", *titles.values()], rows)
+
+
+def checked(trials: Mapping[str, Record]) -> str:
+    """How many networks pass each of `checks`, and what was measured where one failed.
+
+    Args: trials: {network: record}; those whose training collapsed are left out.
+    """
+    every = {
+        name: checks(r)
+        for name, r in trials.items()
+        if not collapsed({"clean": r.metrics["clean"]})
+    }
+    rows = []
+    for check in next(iter(every.values())):
+        failed = [f"{n}: {found[check][1]}" for n, found in every.items() if not found[check][0]]
+        title = check.replace(", own", ", the table's attack")
+        passed = f"{len(every) - len(failed)} of {len(every)}"
+        rows.append([title, passed, "; ".join(failed) or "none"])
+    flags = ("flags/randomised", "flags/softmax")
+    flagged = [n for n, r in trials.items() if any(r.arrays[f] for f in flags)]
+    table = markdown_table(["check", "passed", "failed, and what was measured"], rows)
+    return (
+        f"{table}\n\nFlags of AutoAttack (answers that change from call to call, or that end in a "
+        f"softmax): {', '.join(flagged) or 'none'}."
+    )
+
+
+def leaks(trials: Mapping[str, Record]) -> str:
+    """How often each network names the false label that an attack was given."""
+    rows = []
+    for name, record in trials.items():
+        named = [record.arrays[f"false_label/{attack}"] for attack in ("own", "main")]
+        rows.append([name, *(f"{int(n.sum())} of {len(n)}" for n in named)])
+    return markdown_table(["network", "the table's attack", "main attack"], rows)
+
+
+def conclude(networks: Mapping[str, Record], control: str, risk: str, total: int) -> str:
+    """What is left of the quantised networks beside the control, as an item of a list.
+
+    Args: networks: {name: record of its trial}. control: the name of the ReLU network. risk: what
+          they were trained on. total: how many networks there will be.
+    """
+    if len(networks) < total:
+        return f"- **Trained on {risk}:** {len(networks)} of {total} networks tried so far."
+    relu = networks[control]
+    others = [r for name, r in networks.items() if name != control]
+    few, many = sizes(relu)
+    before = [percent(r, "table/pgd") for r in others]
+    after = [left(r) for r in others]
+    above = sum(a > left(relu) for a in after)
+    return (
+        f"- **Trained on {risk}:** the {len(others)} quantised networks keep {min(before):.1f}–"
+        f"{max(before):.1f} % under the table's PGD ({many} images) and {min(after):.1f}–"
+        f"{max(after):.1f} % under all attacks (the first {few} images). ReLU keeps "
+        f"{percent(relu, 'table/pgd'):.1f} and {left(relu):.1f} %. {above} of the {len(others)} "
+        "end above it."
+    )

@@ -1,0 +1,212 @@
+"""What is read out of the records of trials."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from reproduce import results, trial_records
+from reproduce.results import hits
+from reproduce.trial_records import BLACK_BOX, WHITE_BOX, checks, union
+
+
+def record_of(bits: dict[str, list[bool]]) -> results.Record:
+    return results.Record(
+        name="a-trial", slug="a", experiment={}, scale="smoke", seed=0, dataset={}, curves={},
+        metrics={n: {"correct": sum(b), "total": len(b)} for n, b in bits.items()},
+        wall_s=1.0, device="", versions={}, commit=None, dirty=None, created="",
+        arrays={f"correct/{n}": np.packbits(np.array(b)) for n, b in bits.items()},
+    )  # fmt: skip
+
+
+NAMES = {
+    "clean": 21, "table/pgd": 21, "rule/own": 21, "main": 21, "steps/long": 9, "loss/dlr": 21,
+    "autoattack": 9, "square": 9, "nes/20": 9, "noise": 21, "transfer": 21, "hopskipjump": 4,
+    "eps/2": 21, "eps/unbounded": 21,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    ("families", "names"),
+    [
+        (None, set(NAMES) - {"clean", "eps/2", "eps/unbounded"}),
+        (BLACK_BOX, {"square", "nes/20", "noise", "transfer", "hopskipjump"}),
+        (WHITE_BOX, {"table/pgd", "rule/own", "main", "steps/long", "loss/dlr", "autoattack"}),
+        (("noise",), {"noise"}),
+        (("nothing",), set()),
+    ],
+)
+def test_the_union_is_what_a_loop_over_images_and_attacks_finds(seed, families, names):
+    rng = np.random.default_rng(seed)
+    bits = {n: (rng.random(total) < 0.85).tolist() for n, total in NAMES.items()}
+    record = record_of(bits)
+    for name, expected in bits.items():
+        assert hits(record, name).tolist() == expected
+    expected = []
+    for i in range(21):
+        survives = bits["clean"][i]
+        for name in names:
+            if i < NAMES[name] and not bits[name][i]:
+                survives = False
+        expected.append(survives)
+    found = union(record) if families is None else union(record, families)
+    assert found.tolist() == expected
+    assert all(hits(record, n).tolist() == b for n, b in bits.items()), "the record is as it was"
+
+
+@pytest.mark.parametrize("total", range(1, 20))
+def test_bits_survive_the_record(total):
+    rng = np.random.default_rng(total)
+    for bits in itertools.islice(iter(lambda: (rng.random(total) < 0.5).tolist(), None), 5):
+        assert hits(record_of({"clean": bits}), "clean").tolist() == bits
+
+
+# --- Did the attacks work? ------------------------------------------------------------------------
+
+LEFT = {
+    "clean": 90, "table/fgsm": 50, "table/pgd": 45, "rule/own": 44, "main": 40, "steps/twice": 39,
+    "eps/0": 90, "eps/0.25": 80, "eps/0.5": 60, "eps/2": 10, "eps/unbounded": 0,
+    "autoattack": 30, "square": 41, "noise": 70,
+}  # fmt: skip
+
+
+def attacked(left: dict[str, int] | None = None, **arrays) -> results.Record:
+    """A trial of 100 images whose attacks all work; each keeps the first ones."""
+    of = LEFT | (left or {})
+    record = record_of({n: [i < count for i in range(100)] for n, count in of.items()})
+    record.experiment = {"trial": {"conditions": {"noise": {"attack": {"draws": 1000}}}}}
+    found = {
+        "zero_gradients/main/images": np.array(0.0),
+        "loss/main": np.linspace(1, 3, 101),
+        "loss/own": np.linspace(1, 2, 41),
+        "flags/randomised": np.array(False),
+        "flags/softmax": np.array(False),
+        "false_label/own": np.arange(10) < 3,
+        "false_label/main": np.arange(10) < 1,
+        "planted/valid": np.ones(50, bool),
+        "planted/random": np.arange(50) < 10,
+        "planted/main": np.arange(50) >= 12,  # 38 of the 40 that random points miss
+        "planted/own": np.ones(50, bool),
+    }
+    record.arrays |= found | {n.replace("__", "/"): v for n, v in arrays.items()}
+    return record
+
+
+def test_attacks_that_work_pass_every_check():
+    assert all(passed for passed, _ in checks(attacked()).values())
+
+
+@pytest.mark.parametrize(
+    ("broken", "check", "says"),
+    [
+        (attacked({"eps/0": 89}), "ε = 0 changes nothing", "89 and 90 correct"),
+        (attacked({"eps/0.5": 82}), "accuracy falls as ε grows", "at most 2 more"),
+        (attacked({"eps/unbounded": 1}), "unbounded ε leaves nothing", "1 left"),
+        (attacked({"table/fgsm": 38}), "many steps beat one", "40 left, FGSM 38"),
+        (attacked({"steps/twice": 37}), "twice the steps change little", "40 and 37 left"),
+        (attacked({"square": 37}), "white box beats black box on each image", "2 of 100"),
+        (attacked(zero_gradients__main__images=np.array(0.25)), "gradients do not vanish", "25%"),
+        (attacked(loss__main=np.linspace(3, 1, 101)), "the loss rises with the steps", "3.00 to"),
+        (
+            attacked(planted__main=np.arange(50) >= 13),
+            "planted examples are found",
+            "37 of 40",
+        ),
+        (attacked({"table/pgd": 52}), "many steps beat one, own", "52 left, FGSM 50"),
+        (attacked(planted__own=np.arange(50) >= 13), "planted examples are found, own", "37 of 40"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_went_wrong_fails_its_own_check_and_says_what_was_measured(broken, check, says):
+    found = checks(broken)
+    assert {name for name, (passed, _) in found.items() if not passed} >= {check}
+    assert says in found[check][1]
+    related = {"many steps beat one": "many steps beat one, own"}.get(check)
+    assert {name for name, (passed, _) in found.items() if not passed} <= {check, related}
+
+
+def test_no_valid_planted_example_proves_nothing():
+    none = attacked(planted__valid=np.zeros(50, bool))
+    assert checks(none)["planted examples are found"] == (False, "0 of 0")
+
+
+def test_the_table_of_checks_counts_names_and_leaves_out_what_collapsed():
+    networks = {
+        "good": attacked(),
+        "odd": attacked({"eps/unbounded": 7}, flags__softmax=np.array(True)),
+        "lost": attacked(dict.fromkeys(LEFT, 5)),
+    }
+    text = trial_records.checked(networks)
+    assert "| unbounded ε leaves nothing | 1 of 2 | odd: 7 left |" in text
+    assert "| gradients do not vanish | 2 of 2 | none |" in text
+    assert text.endswith("end in a softmax): odd.")
+
+
+# --- Tables ---------------------------------------------------------------------------------------
+
+
+def table_of(pgd: int) -> results.Record:
+    return record_of({"pgd": [i < pgd for i in range(100)]})
+
+
+def rows(markdown: str) -> dict[str, list[str]]:
+    lines = [[c.strip() for c in line.strip("|").split("|")] for line in markdown.split("\n")[2:]]
+    return {line[0]: line[1:] for line in lines}
+
+
+def test_the_numbers_are_the_worst_of_each_family():
+    few = {"autoattack": 20, "square": 18, "hopskipjump": 30}
+    record = attacked()
+    for name, count in few.items():  # over 50 images
+        bits = np.arange(50) < count
+        record.metrics[name] = {"correct": count, "total": 50}
+        record.arrays[f"correct/{name}"] = np.packbits(bits)
+    assert trial_records.sizes(record) == (50, 100)
+    (cells,) = rows(trial_records.numbers({"ReLU": (record, table_of(47))})).values()
+    worst, on_all = cells[1:3]
+    assert worst.startswith("**36.0**<br>24.1–49.9")  # 18 of 50
+    assert on_all.startswith("**39.0**<br>")  # of 100; steps/twice
+    expected = ["50.0", "47.0", "45.0", "44.0", "39.0", "40.0", "36.0", "–"]
+    assert cells[0] == "90.0" and cells[3:] == expected
+
+
+def test_a_ladder_goes_from_clean_images_to_the_worst_of_everything():
+    assert trial_records.rungs(attacked()) == [90, 50, 45, 44, 44, 30]
+    quantised = attacked({"rule/straight_through": 43, "rule/sigmoid-5": 20})
+    del quantised.metrics["rule/own"]
+    assert trial_records.rungs(quantised) == [90, 50, 45, 43, 20, 20]
+
+
+def test_backward_rules_are_shown_of_quantised_networks_alone():
+    named = {f"rule/{rule}": 10 + i for i, rule in enumerate(trial_records.RULES)}
+    text = trial_records.rules(
+        {"ReLU": (attacked(), table_of(1)), "q": (attacked(named), table_of(1))}
+    )
+    assert rows(text) == {"q": [f"{10 + i}.0" for i in range(6)]}
+
+
+def test_queries_are_counted_and_draws_are_told():
+    record = attacked({"nes/20": 42, "hopskipjump": 66})
+    text = trial_records.queries({"q": (record, table_of(1))})
+    assert "1,000 draws of noise" in text and "NES, samples 20" in text
+    assert rows(text) == {"q": ["90.0", "70.0", "41.0", "42.0", "66.0"]}
+
+
+def test_leaks_are_counted():
+    assert rows(trial_records.leaks({"q": attacked()})) == {"q": ["3 of 10", "1 of 10"]}
+
+
+def test_the_conclusion_waits_for_all_networks_and_counts_those_above_the_control():
+    def conclude(networks, total):
+        return trial_records.conclude(networks, "ReLU", "both", total)
+
+    networks = {"ReLU": attacked(), "weak": attacked({"square": 3}), "firm": attacked()}
+    networks["firm"] = attacked({"autoattack": 31, "main": 35, "steps/twice": 35})
+    assert conclude(networks, 7) == "- **Trained on both:** 3 of 7 networks tried so far."
+    text = conclude(networks, 3)
+    assert "the 2 quantised networks keep 45.0–45.0 % under the table's PGD (100 images)" in text
+    assert "3.0–31.0 % under all attacks (the first 100 images)" in text
+    assert text.endswith("ReLU keeps 45.0 and 30.0 %. 1 of the 2 end above it.")
