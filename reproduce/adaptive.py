@@ -21,8 +21,8 @@ import torchattacks
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reproduce.attacks import surrogate
-from reproduce.quantizers import Backward, check_backward
+from reproduce.attacks import check_rule, surrogate
+from reproduce.quantizers import Backward
 
 Loss = Literal["cross_entropy", "margin", "dlr"]
 Perturb = Callable[[Tensor, Tensor], Tensor]
@@ -76,23 +76,6 @@ def _counts(least: int = 1, **values: int) -> None:
             raise ValueError(f"{name} is {value!r}; it must be a whole number, at least {least}")
 
 
-def _warmth(temperature: float | None) -> float:
-    return 1.0 if temperature is None else temperature
-
-
-def _check_rule(backward: Backward | None, temperature: float | None) -> None:
-    check_backward("zero" if backward is None else backward, _warmth(temperature))
-
-
-def _with_rule(
-    model: nn.Module, backward: Backward | None, temperature: float | None
-) -> contextlib.AbstractContextManager:
-    """The model with an attack's backward rule."""
-    if backward is None:
-        return contextlib.nullcontext()
-    return surrogate(model, backward, _warmth(temperature))
-
-
 @dataclass(frozen=True, kw_only=True)
 class AdaptivePGD:
     """PGD from random starts, with the attacker's own backward rule, loss and averaging.
@@ -122,14 +105,14 @@ class AdaptivePGD:
         _counts(steps=self.steps, restarts=self.restarts, samples=self.samples)
         if self.loss not in get_args(Loss):
             raise ValueError(f"loss is {self.loss!r}; choose one of {', '.join(get_args(Loss))}")
-        _check_rule(self.backward, self.temperature)
+        check_rule(self.backward, self.temperature)
 
     def attack(self, model: nn.Module) -> Perturb:
         return functools.partial(self._run, model)
 
     def rule(self, model: nn.Module) -> contextlib.AbstractContextManager:
         """The model with this attack's backward rule."""
-        return _with_rule(model, self.backward, self.temperature)
+        return surrogate(model, self.backward, self.temperature)
 
     def objective(self, logits: Tensor, labels: Tensor) -> Tensor:
         """What the attack maximises, (N,)."""
@@ -325,14 +308,14 @@ class AutoAttack:
         _sizes(eps_255=self.eps_255)
         _counts(4, classes=self.classes)
         _counts(steps=self.steps, queries=self.queries)
-        _check_rule(self.backward, self.temperature)
+        check_rule(self.backward, self.temperature)
 
     def attack(self, model: nn.Module) -> Perturb:
         def run(images: Tensor, labels: Tensor) -> Tensor:
             options = {"norm": "Linf", "eps": self.eps_255 / 255, "seed": _seed()}
             steps = options | {"steps": self.steps}
             targets = steps | {"n_classes": self.classes}
-            with _with_rule(model, self.backward, self.temperature):
+            with surrogate(model, self.backward, self.temperature):
                 members = [
                     torchattacks.APGD(model, loss="ce", **steps),
                     torchattacks.APGDT(model, **targets),

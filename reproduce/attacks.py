@@ -50,21 +50,30 @@ def full_float32() -> Iterator[None]:
             kind.allow_tf32 = allowed
 
 
+def check_rule(backward: Backward | None, temperature: float | None) -> None:
+    """Raise ValueError for a rule or a temperature that `surrogate` would not take."""
+    rule = "zero" if backward is None else backward
+    check_backward(rule, 1.0 if temperature is None else temperature)
+
+
 @contextmanager
-def surrogate(model: nn.Module, backward: Backward, temperature: float = 1.0) -> Iterator[None]:
+def surrogate(
+    model: nn.Module, backward: Backward | None, temperature: float | None = None
+) -> Iterator[None]:
     """Give every activation quantiser of `model` another backward rule for a while.
 
     The forward pass stays the hard quantiser: this is the BPDA of Athalye et al. 2018.
 
-    Args:   backward, temperature: see reproduce.quantizers.
+    Args:   backward, temperature: see reproduce.quantizers; without a rule the model keeps its own.
     Raises: ValueError: an unknown rule, a temperature that is not a positive number.
     """
-    check_backward(backward, temperature)
-    layers = [m for m in model.modules() if isinstance(m, FixedQuantizer | DynamicQuantizer)]
+    check_rule(backward, temperature)
+    kinds = FixedQuantizer | DynamicQuantizer
+    layers = [m for m in model.modules() if backward is not None and isinstance(m, kinds)]
     before = [(m, m.backward, m.temperature) for m in layers]
     try:
         for m in layers:
-            m.set_backward(backward, temperature)
+            m.set_backward(backward, 1.0 if temperature is None else temperature)
         yield
     finally:
         for m, *rule in before:
@@ -100,8 +109,9 @@ class PGD:
     """Projected gradient descent in the l-infinity ball, on the cross-entropy.
 
     Args:   eps_255, step_255: radius and step size in grey levels (1/255). steps: at least 1.
-            random_start: start at a uniform point of the ball.
-    Raises: ValueError: a negative or infinite radius or step, steps below 1.
+            random_start: start at a uniform point of the ball. backward, temperature: what it takes
+            for the quantisers' derivative (see surrogate); None for the network's own rule.
+    Raises: ValueError: a negative or infinite radius or step, steps below 1, an unknown rule.
     Source: Madry et al. 2018; DQA, section 3.2; Double quantization, Eq. 2.
     """
 
@@ -109,20 +119,29 @@ class PGD:
     step_255: float
     steps: int
     random_start: bool = True
+    backward: Backward | None = None
+    temperature: float | None = None
 
     def __post_init__(self) -> None:
         _at_least_zero(eps_255=self.eps_255, step_255=self.step_255)
         if self.steps < 1:
             raise ValueError(f"steps is {self.steps}; it must be at least 1")
+        check_rule(self.backward, self.temperature)
 
-    def attack(self, model: nn.Module) -> torchattacks.attack.Attack:
-        return torchattacks.PGD(
+    def attack(self, model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+        pgd = torchattacks.PGD(
             model,
             eps=self.eps_255 / 255,
             alpha=self.step_255 / 255,
             steps=self.steps,
             random_start=self.random_start,
         )
+
+        def run(images: Tensor, labels: Tensor) -> Tensor:
+            with surrogate(model, self.backward, self.temperature):
+                return pgd(images, labels)
+
+        return run
 
 
 class Attack(Protocol):

@@ -136,6 +136,7 @@ class DQA(Experiment):
             "mixed": self.training.clean_weight,
             "clean": self.training.attack is None,
             "frozen": self.training.thresholds == "clean",
+            "informed": getattr(self.training.attack, "backward", None),
             "image": self.maximum == "image",
             "tanh": self.source == "tanh",
         }

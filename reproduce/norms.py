@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -60,11 +59,8 @@ class NormTrial(Trial):
         """(N,) float32: the norms; correct is where they are inf."""
         model = DQATrial.deployed(model)
         device = next(model.parameters()).device
-        rule = nullcontext()
-        if condition.backward:
-            rule = surrogate(model, condition.backward, condition.temperature)
         norms = []
-        with rule:
+        with surrogate(model, condition.backward, condition.temperature):
             for number, start in enumerate(range(0, condition.images, self.batch)):
                 few = slice(start, min(start + self.batch, condition.images))
                 x = data.to_float(dataset.x_test[few].to(device))

@@ -134,7 +134,11 @@ class DQATrial(Trial):
     def twin(self) -> DQA | None:
         if self.base.activation == "relu":
             return None
-        return replace(self.base, activation="relu", bits=None)
+        training = self.base.training
+        if training.attack is not None:  # ReLU has one backward rule
+            plain = replace(training.attack, backward=None, temperature=None)
+            training = replace(training, attack=plain)
+        return replace(self.base, activation="relu", bits=None, training=training)
 
     @staticmethod
     def deployed(model: nn.Module) -> nn.Module:
@@ -215,7 +219,7 @@ def _folded(model: nn.Module | None) -> nn.Module | None:
 # --- The conditions -------------------------------------------------------------------------------
 
 # The middle temperature of the ladder and a quarter of the radius as step, for every network alike.
-_MAIN_RULE = {"backward": "sigmoid", "temperature": 5.0}
+MAIN_RULE = {"backward": "sigmoid", "temperature": 5.0}
 
 
 def _rules(quantized: bool) -> dict[str, dict]:
@@ -235,7 +239,7 @@ def dqa_trial(base: DQA) -> DQATrial:
     eps, few, many = table.eps_255, *_BUDGETS[base.scale]["images"]
     budget = _BUDGETS[base.scale]
     quantized = base.activation != "relu"
-    rule = _MAIN_RULE if quantized else {}
+    rule = MAIN_RULE if quantized else {}
     strong = AdaptivePGD(eps_255=eps, step_255=eps / 4, steps=budget["steps"], **rule)
     own = AdaptivePGD(eps_255=eps, step_255=table.step_255, steps=table.steps)
     plan: dict[str, tuple[Attack | None, int]] = {"clean": (None, many)}
@@ -266,7 +270,7 @@ def dqa_trial(base: DQA) -> DQATrial:
     auto = AutoAttack(eps_255=eps, **budget["auto"])
     plan["autoattack"] = (replace(auto, backward="straight_through") if quantized else auto, few)
     if quantized:
-        plan["autoattack/sigmoid"] = (replace(auto, **_MAIN_RULE), few)
+        plan["autoattack/sigmoid"] = (replace(auto, **MAIN_RULE), few)
     plan["square"] = (Square(eps_255=eps, queries=budget["queries"]), few)
     for samples in budget["samples"]:
         nes = NES(eps_255=eps, step_255=eps / 8, steps=20, samples=samples, sigma_255=eps / 8)

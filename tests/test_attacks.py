@@ -290,6 +290,30 @@ def test_a_surrogate_changes_no_output(kind, bits):
                 assert torch.allclose(model(x), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["fixed", "dynamic"])
+def test_pgd_with_a_rule_of_its_own_is_pgd_on_the_model_with_this_rule(kind):
+    torch.manual_seed(0)
+    model = models.lenet(activation(kind, 2)).eval()
+    x, y = torch.rand(4, 1, 28, 28), torch.arange(4)
+    plain, informed = PGD(20, 5, 3), PGD(20, 5, 3, backward="sigmoid", temperature=2.0)
+    found = perturb(model, informed, x, y, seed=0)
+    assert not torch.equal(found, perturb(model, plain, x, y, seed=0)), "its own rule is back"
+    with surrogate(model, "sigmoid", 2.0):
+        assert torch.equal(found, perturb(model, plain, x, y, seed=0))
+
+
+def test_without_a_rule_a_model_keeps_its_own():
+    model = models.lenet(activation("fixed", 2, backward="tanh"))
+    with surrogate(model, None):
+        assert {m.backward for m in model.modules() if isinstance(m, FixedQuantizer)} == {"tanh"}
+
+
+@pytest.mark.parametrize("rule", [{"backward": "step"}, {"temperature": 0.0}])
+def test_pgd_with_an_unknown_rule_is_refused(rule):
+    with pytest.raises(ValueError, match="step|0.0"):
+        PGD(20, 5, 3, **rule)
+
+
 def test_surrogates_nest_and_are_undone_even_after_an_error():
     model = quantised_lenet("dynamic", 2, "zero")
     model[2].set_backward("sigmoid", 5.0)

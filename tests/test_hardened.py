@@ -52,10 +52,35 @@ def test_every_condition_of_its_trial_has_its_noise_before_dithering():
 
 def test_hardened_networks_and_trials_have_keys_of_their_own():
     units = list(hardened.grid())
-    plain = [*grids.grid("double-quantization"), *trials.grid("double-quantization")]
-    assert len({u.key for u in units}) == len(units) == 12
+    plain = [*grids.grid(), *trials.grid()]
+    assert len({u.key for u in units}) == len(units) == 3 * 2 * (2 + 6)
     assert not {u.key for u in units} & {u.key for u in plain}
-    assert not list(hardened.grid("dqa")) and not list(hardened.grid(seed=1))
+    assert not list(hardened.grid(seed=1))
+    assert {u.paper for u in hardened.grid("dqa")} == {"dqa"}
+    assert len(list(hardened.grid("double-quantization", "laptop"))) == 4
+
+
+def test_an_informed_network_differs_from_table_1_in_its_training_attacks_rule_alone():
+    base = hardened.informed("dynamic", 2)
+    plain = grids.dqa("mnist", "dynamic", 2, mixed=True)
+    rule = base.training.attack.backward, base.training.attack.temperature
+    main = trials.dqa_trial(plain).main
+    assert rule == (main.backward, main.temperature) == ("sigmoid", 5.0)
+    attack = replace(base.training.attack, backward=None, temperature=None)
+    assert replace(base, training=replace(base.training, attack=attack)) == plain
+    assert base.cell == "dynamic-2bit-mixed-informed"
+
+
+def test_an_informed_network_shares_its_twin_and_its_attacks_with_table_1s():
+    informed = trials.dqa_trial(hardened.informed("fixed", 1))
+    plain = trials.dqa_trial(grids.dqa("mnist", "fixed", 1, mixed=True))
+    assert informed.twin() == plain.twin()
+    assert informed.conditions == plain.conditions
+
+
+def test_relu_has_nothing_to_know():
+    with pytest.raises(ValueError, match="'relu'; choose fixed or dynamic"):
+        hardened.informed("relu", None)
 
 
 def test_a_hit_is_counted_where_the_bare_network_is_attacked_alone(patterns):
