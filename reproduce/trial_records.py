@@ -247,6 +247,48 @@ def leaks(trials: Mapping[str, Record]) -> str:
     return markdown_table(["network", "the table's attack", "main attack"], rows)
 
 
+def informed(networks: Mapping[str, tuple[Record | None, Record | None]], control: Record) -> str:
+    """What training against an informed attack leaves, beside training against the table's own.
+
+    Args: networks: {name: (trial of the table's network, trial of the informed one)}, None where it
+          was not run. control: the trial of ReLU.
+    """
+    rules = {"clean": "clean", "PGD": "rule/straight_through", "sigmoid": "rule/sigmoid-5"}
+
+    def cells(record: Record | None, *conditions: str) -> list[str]:
+        if record is None:
+            return ["missing"] * 4
+        shares = [f"{percent(record, c):.1f}" if c else "–" for c in conditions]
+        return [*shares, _interval(record, ALL)]
+
+    rows = [["ReLU", *cells(control, "clean", "rule/own", ""), *["–"] * 4]]
+    rows += [
+        [name, *(cell for record in pair for cell in cells(record, *rules.values()))]
+        for name, pair in networks.items()
+    ]
+    titles = [*rules, f"all ({sizes(control)[0]})"]
+    header = [f"{how}:<br>{title}" for how in ("Table 1", "informed") for title in titles]
+    return markdown_table(["network", *header], rows)
+
+
+def conclude_informed(networks: Mapping[str, Record | None], control: Record) -> str:
+    """Whether informed training brings a quantised network over ReLU, as an item of a list.
+
+    Args: networks: {name: trial of the informed network}, None where it was not run.
+    """
+    run = {name: r for name, r in networks.items() if r is not None}
+    if len(run) < len(networks):
+        return f"- **Trained against the informed attack:** {len(run)} of {len(networks)} so far."
+    kept = {name: left(r) for name, r in run.items()}
+    best = max(kept, key=kept.get)
+    above = sum(k > left(control) for k in kept.values())
+    return (
+        f"- **Trained against the informed attack**, the best of the {len(run)} quantised networks "
+        f"({best}) keeps {kept[best]:.1f} % under all attacks, ReLU {left(control):.1f} %. "
+        f"{above} of the {len(run)} end above it."
+    )
+
+
 def conclude(networks: Mapping[str, Record], control: str, risk: str, total: int) -> str:
     """What is left of the quantised networks beside the control, as an item of a list.
 

@@ -310,7 +310,7 @@ def test_without_a_rule_a_model_keeps_its_own():
 
 @pytest.mark.parametrize("rule", [{"backward": "step"}, {"temperature": 0.0}])
 def test_pgd_with_an_unknown_rule_is_refused(rule):
-    with pytest.raises(ValueError, match="step|0.0"):
+    with pytest.raises(ValueError, match=r"step|0\.0"):
         PGD(20, 5, 3, **rule)
 
 

@@ -210,3 +210,29 @@ def test_the_conclusion_waits_for_all_networks_and_counts_those_above_the_contro
     assert "the 2 quantised networks keep 45.0–45.0 % under the table's PGD (100 images)" in text
     assert "3.0–31.0 % under all attacks (the first 100 images)" in text
     assert text.endswith("ReLU keeps 45.0 and 30.0 %. 1 of the 2 end above it.")
+
+
+def knows(straight_through: int, sigmoid: int, worst: int) -> results.Record:
+    named = {"rule/straight_through": straight_through, "rule/sigmoid-5": sigmoid}
+    return attacked(named | {"square": worst})
+
+
+def test_informed_training_stands_beside_the_tables():
+    pairs = {"a": (knows(60, 20, 0), knows(50, 35, 12)), "b": (knows(70, 10, 0), None)}
+    found = rows(trial_records.informed(pairs, attacked()))
+    assert found["ReLU"][:3] == ["90.0", "44.0", "–"] and found["ReLU"][3].startswith("**30.0**")
+    assert found["ReLU"][4:] == ["–"] * 4
+    before, after = found["a"][:4], found["a"][4:]
+    assert before[:3] == ["90.0", "60.0", "20.0"] and before[3].startswith("**0.0**")
+    assert after[:3] == ["90.0", "50.0", "35.0"] and after[3].startswith("**12.0**")
+    assert found["b"][4:] == ["missing"] * 4
+
+
+def test_the_lesson_of_informed_training_waits_for_all_and_names_the_best():
+    networks = {"a": knows(50, 40, 31), "b": knows(50, 40, 12), "c": None}
+    assert "2 of 3 so far" in trial_records.conclude_informed(networks, attacked())
+    networks["a"] = attacked({"autoattack": 31, "main": 35, "steps/twice": 35})
+    del networks["c"]
+    text = trial_records.conclude_informed(networks, attacked())
+    assert "(a) keeps 31.0 % under all attacks, ReLU 30.0 %" in text
+    assert text.endswith("1 of the 2 end above it.")
