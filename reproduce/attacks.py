@@ -52,6 +52,8 @@ def full_float32() -> Iterator[None]:
 
 def check_rule(backward: Backward | None, temperature: float | None) -> None:
     """Raise ValueError for a rule or a temperature that `surrogate` would not take."""
+    if backward is None and temperature is not None:
+        raise ValueError(f"temperature is {temperature!r} without a rule; give backward as well")
     rule = "zero" if backward is None else backward
     check_backward(rule, 1.0 if temperature is None else temperature)
 

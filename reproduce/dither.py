@@ -32,7 +32,8 @@ def floyd_steinberg(images: Tensor, bits: int, variant: Variant = "released") ->
     near the one with even k. Its exact error goes to the same four neighbours, from every column;
     nothing is rounded or clipped on the way. The output is the level rounded to an integer.
 
-    Args:    images: (N,C,H,W) uint8, any device. bits: 1..7.
+    Args:    images: (N,C,H,W) uint8, any device; "released" works on a GPU, "textbook" on the CPU.
+             bits: 1..7.
     Returns: (N,C,H,W) uint8 on the same device, the same values on every device.
     Raises:  TypeError: images not a uint8 tensor, or bits not an int.
              ValueError: images not 4-dimensional, bits outside 1..7, or an unknown variant.
@@ -42,6 +43,8 @@ def floyd_steinberg(images: Tensor, bits: int, variant: Variant = "released") ->
     _check(images, bits)
     if variant not in get_args(Variant):
         raise ValueError(f"variant is {variant!r}; give one of {', '.join(get_args(Variant))}")
+    if not images.numel():
+        return images.clone()
     planes = images.flatten(0, 1)
     kernel = _gpu_kernel() if images.is_cuda and variant == "released" else None
     if kernel is not None:
@@ -138,9 +141,12 @@ def _textbook_table(bits: int) -> np.ndarray:
 def _gpu_kernel() -> Callable[[Tensor, int], Tensor] | None:
     """What dithers planes (P,H,W) on a GPU; None, and a warning, where it does not run."""
     try:
-        from reproduce import dither_triton  # Triton comes with PyTorch's CUDA builds alone
+        from reproduce import dither_triton  # PyTorch's builds for GPUs alone bring Triton
 
-        dither_triton.floyd_steinberg(torch.zeros(1, 1, 1, dtype=torch.uint8, device="cuda"), 1)
+        ramp = torch.arange(1200, device="cuda").mul(7).byte().view(40, 5, 6)
+        dither_triton.floyd_steinberg(ramp, 2).cpu()
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # Triton raises what it likes, as where there is no C compiler
         reason = str(error).strip().partition("\n")[0]
         warnings.warn(
@@ -177,7 +183,7 @@ def _in_threads(kernel: Callable[..., None], planes: Tensor, table: np.ndarray) 
 @functools.cache
 def _compile(kernel: Callable[..., None], signature: str) -> Callable[..., None]:
     """Compile `kernel`, through numba's cache on disk where there is a place to write one."""
-    import numba  # takes a while, and a run on a GPU can do without
+    import numba  # takes a while, and is not needed where a GPU dithers
 
     try:
         return numba.njit(signature, nogil=True, cache=True)(kernel)

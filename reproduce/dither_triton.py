@@ -7,19 +7,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# One warp a program: a lane is one thread, which finds again in memory what it has written there.
-_LANES = 32
+# One warp a program and a plane a thread, which finds in memory what it has itself written there.
+_LANES = 64 if torch.version.hip else 32
 
 
 def floyd_steinberg(planes: Tensor, bits: int) -> Tensor:
     """See reproduce.dither.floyd_steinberg, variant "released".
 
-    Args:    planes: (P,H,W) uint8 on a GPU. bits: 1..7.
+    Args:    planes: (P,H,W) uint8 on a GPU, none of these 0. bits: 1..7.
     Returns: (P,H,W) uint8.
     """
     count, height, width = planes.shape
-    if not planes.numel():
-        return planes.clone()
     # Lanes side by side in memory: a warp reads one pixel of its 32 planes at a time.
     image = planes.permute(1, 2, 0).clone(memory_format=torch.contiguous_format)
     with torch.cuda.device_of(image):
@@ -48,7 +46,7 @@ def _dither(image, count, height, width, bits, lanes: tl.constexpr):
     inside = lane < count
     zero = tl.full([lanes], 0, tl.int32)
     for y in range(height):
-        row = image + y * width * count + lane
+        row = image + tl.cast(y, tl.int64) * width * count + lane
         below = row + width * count
         has_below = inside & (zero + y < height - 1)
         # On their way: the shares for the next pixel and for the one below that, and what the

@@ -100,10 +100,9 @@ def trial(base: Hardened) -> HardenedTrial:
     return HardenedTrial(base=base, conditions=conditions, batch=100)
 
 
-DATASETS = {"smoke": "digits", "laptop": "mnist", "paper": "mnist"}
-
-
-def informed(activation: str, bits: int, seed: int = 0, scale: str = "laptop") -> DQA:
+def informed(
+    activation: str, bits: int, seed: int = 0, scale: str = "laptop", dataset: str = "mnist"
+) -> DQA:
     """A quantised network of Table 1 whose training attack takes the trial's main rule.
 
     It is trained on clean and adversarial examples mixed, the reading in which fewer collapse.
@@ -112,7 +111,7 @@ def informed(activation: str, bits: int, seed: int = 0, scale: str = "laptop") -
     """
     if activation == "relu":
         raise ValueError("activation is 'relu'; choose fixed or dynamic")
-    plain = grids.dqa(DATASETS[scale], activation, bits, seed, scale, mixed=True)
+    plain = grids.dqa(dataset, activation, bits, seed, scale, mixed=True)
     attack = replace(plain.training.attack, **trials.MAIN_RULE)
     return replace(plain, training=replace(plain.training, attack=attack))
 
@@ -126,7 +125,7 @@ def grid(
     for chosen in grids.SCALES if scale is None else (scale,):
         if paper in (None, "dqa"):
             for kind in grids.DQA_CELLS[1:]:
-                base = informed(*kind, 0, chosen)
+                base = informed(*kind, 0, chosen, "digits" if chosen == "smoke" else "mnist")
                 yield base
                 yield trials.dqa_trial(base)
         if paper in (None, "double-quantization"):

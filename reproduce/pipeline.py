@@ -42,7 +42,7 @@ class DoubleQuantizer(nn.Module):
     def __init__(self, bits: int, dithered: bool, rounding: Rounding = "floor") -> None:
         super().__init__()
         self.bits, self.dithered, self.rounding = bits, dithered, rounding
-        self(torch.zeros(1, 1, 2, 2))
+        self(torch.zeros(0, 1, 1, 1))  # complains of bits and rounding
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():

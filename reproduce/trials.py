@@ -142,7 +142,7 @@ class DQATrial(Trial):
 
     @staticmethod
     def deployed(model: nn.Module) -> nn.Module:
-        """A copy that answers one image at a time, faster (see models.folded)."""
+        """A copy that answers one image at a time, its batch normalisation folded."""
         model = _folded(model)
         for layer in model.modules():
             if isinstance(layer, FixedQuantizer):

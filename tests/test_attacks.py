@@ -308,9 +308,16 @@ def test_without_a_rule_a_model_keeps_its_own():
         assert {m.backward for m in model.modules() if isinstance(m, FixedQuantizer)} == {"tanh"}
 
 
-@pytest.mark.parametrize("rule", [{"backward": "step"}, {"temperature": 0.0}])
-def test_pgd_with_an_unknown_rule_is_refused(rule):
-    with pytest.raises(ValueError, match=r"step|0\.0"):
+@pytest.mark.parametrize(
+    ("rule", "says"),
+    [
+        ({"backward": "step"}, "step"),
+        ({"backward": "tanh", "temperature": 0.0}, r"temperature is 0\.0; it must be a positive"),
+        ({"temperature": 2.0}, r"temperature is 2\.0 without a rule"),
+    ],
+)
+def test_pgd_with_an_unknown_rule_is_refused(rule, says):
+    with pytest.raises(ValueError, match=says):
         PGD(20, 5, 3, **rule)
 
 

@@ -230,24 +230,17 @@ def test_the_gpu_kernel_gives_what_the_loop_gives(interpreted, bits):
     assert got.is_contiguous() and torch.equal(planes, before)
 
 
-def test_the_gpu_kernel_takes_no_planes_as_well(interpreted):
-    assert interpreted.floyd_steinberg(torch.zeros(0, 3, 3, dtype=torch.uint8), 2).shape == (
-        0,
-        3,
-        3,
-    )
-
-
 @pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")  # there is no float in it
 @pytest.mark.parametrize("capability", [75, 90])
-def test_the_gpu_kernel_compiles_where_there_is_no_gpu(capability):
+@pytest.mark.parametrize("known", [{}, {"bits": 1}], ids=["any", "1 bit"])  # as it is specialised
+def test_the_gpu_kernel_compiles_where_there_is_no_gpu(capability, known):
     triton = pytest.importorskip("triton")
     from reproduce import dither_triton
 
-    types_of = dict.fromkeys(("count", "height", "width", "bits"), "i32")
-    source = triton.compiler.ASTSource(
-        dither_triton._dither, {"image": "*u8", **types_of, "lanes": "constexpr"}, {"lanes": 32}
-    )
+    known = {"lanes": 32, **known}
+    kinds = {"image": "*u8", **dict.fromkeys(("count", "height", "width", "bits"), "i32")}
+    kinds |= dict.fromkeys(known, "constexpr")
+    source = triton.compiler.ASTSource(dither_triton._dither, kinds, known)
     target = triton.backends.compiler.GPUTarget("cuda", capability, 32)
     compiled = triton.compile(source, target=target, options={"num_warps": 1})
     assert compiled.asm["cubin"]

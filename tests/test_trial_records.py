@@ -203,13 +203,14 @@ def test_the_conclusion_waits_for_all_networks_and_counts_those_above_the_contro
     def conclude(networks, total):
         return trial_records.conclude(networks, "ReLU", "both", total)
 
-    networks = {"ReLU": attacked(), "weak": attacked({"square": 3}), "firm": attacked()}
-    networks["firm"] = attacked({"autoattack": 31, "main": 35, "steps/twice": 35})
+    weak = attacked({"square": 3, "rule/straight_through": 44})
+    firm = attacked({"autoattack": 31, "main": 35, "rule/straight_through": 44})
+    networks = {"ReLU": attacked(), "weak": weak, "firm": firm}
     assert conclude(networks, 7) == "- **Trained on both:** 3 of 7 networks tried so far."
     text = conclude(networks, 3)
-    assert "the 2 quantised networks keep 45.0–45.0 % under the table's PGD (100 images)" in text
-    assert "3.0–31.0 % under all attacks (the first 100 images)" in text
-    assert text.endswith("ReLU keeps 45.0 and 30.0 %. 1 of the 2 end above it.")
+    assert "2 quantised networks keep 45.0–45.0 % under the table's PGD (100 images; ReLU" in text
+    assert "but 3.0–31.0 % under all attacks (the first 100 images; 3.0–31.0 %" in text
+    assert "ReLU keeps 30.0 %. 0 of 2 end above it, Wilson's intervals apart." in text
 
 
 def knows(straight_through: int, sigmoid: int, worst: int) -> results.Record:
@@ -229,10 +230,31 @@ def test_informed_training_stands_beside_the_tables():
 
 
 def test_the_lesson_of_informed_training_waits_for_all_and_names_the_best():
-    networks = {"a": knows(50, 40, 31), "b": knows(50, 40, 12), "c": None}
-    assert "2 of 3 so far" in trial_records.conclude_informed(networks, attacked())
-    networks["a"] = attacked({"autoattack": 31, "main": 35, "steps/twice": 35})
-    del networks["c"]
+    networks = {"a": firm(60, 55), "b": knows(50, 20, 12), "c": None}
+    assert "2 of 3 networks tried so far" in trial_records.conclude_informed(networks, attacked())
+    networks["c"] = attacked(dict.fromkeys([*LEFT, "rule/straight_through"], 5))
     text = trial_records.conclude_informed(networks, attacked())
-    assert "(a) keeps 31.0 % under all attacks, ReLU 30.0 %" in text
-    assert text.endswith("1 of the 2 end above it.")
+    assert "keep 12.0–55.0 % under all attacks (the first 100 images; 12.0–60.0 %" in text
+    assert "ReLU keeps 30.0 %. 1 of 2 end above it" in text
+    assert text.endswith("Collapsed in training: c.")
+    networks["a"] = firm(60, 40)  # above 30 of 100, but not beyond doubt
+    assert "0 of 2 end above it" in trial_records.conclude_informed(networks, attacked())
+
+
+def firm(shared: int, worst: int) -> results.Record:
+    """So many of 100 are left under the attacks that ReLU meets, and under all."""
+    extra = {"rule/sigmoid-5": worst, "rule/straight_through": 95, "autoattack/sigmoid": 95}
+    return attacked({n: max(shared, left) for n, left in LEFT.items()} | extra)
+
+
+def test_attacks_that_relu_never_met_do_not_count_where_only_shared_ones_should():
+    networks = {"a": attacked({"rule/straight_through": 44, "autoattack/sigmoid": 2})}
+    text = trial_records.conclude_informed(networks, attacked())
+    assert "2.0–2.0 % under all attacks (the first 100 images; 30.0–30.0 % under those" in text
+
+
+def test_where_only_relu_was_tried_no_table_is_empty():
+    only = {"ReLU": (attacked(), table_of(1))}
+    assert trial_records.rules(only) == "No quantised network has been tried yet."
+    lost = attacked(dict.fromkeys(LEFT, 5))
+    assert trial_records.checked({"lost": lost}).startswith("| check | passed")

@@ -14,7 +14,12 @@ from reproduce.attacks import FGSM, PGD, perturb
 from reproduce.evaluation import batch_seed, correct
 from reproduce.experiments import NoWeights, run, trained
 from reproduce.grids import configuration, double_quantization, dqa, quantised
-from reproduce.quantizers import FixedQuantizer, filter_radius, linear_quantize
+from reproduce.quantizers import (
+    DynamicQuantizer,
+    FixedQuantizer,
+    filter_radius,
+    linear_quantize,
+)
 from reproduce.results import hits
 from reproduce.training import Interrupted
 from reproduce.trial_records import ALL
@@ -119,8 +124,9 @@ ATTACKS = [
     OWN,
     *(replace(OWN, **{n: v}) for n, v in {
         "eps_255": 21.0, "step_255": 6.0, "steps": 4, "restarts": 2, "loss": "dlr",
-        "backward": "tanh", "temperature": 2.0, "scaled": True, "samples": 2, "noise_255": 1.0,
+        "backward": "tanh", "scaled": True, "samples": 2, "noise_255": 1.0,
     }.items()),
+    replace(OWN, backward="tanh", temperature=2.0),
     NES(eps_255=20, step_255=5, steps=3, samples=2, sigma_255=1),
     NES(eps_255=20, step_255=5, steps=3, samples=2, sigma_255=2),
     Noise(eps_255=20, draws=3),
@@ -309,18 +315,47 @@ def test_a_dqa_network_is_asked_one_image_at_a_time(asked):
         assert options == {"batch_size": 5, "seed": 3, "check_stop": stop}
 
 
-@pytest.mark.parametrize(("kind", "bits"), [("relu", None), ("dynamic", 2)])
+def first_inputs(model, x) -> torch.Tensor:
+    """What reaches the first activation, and the logits."""
+    kept = []
+    kinds = torch.nn.ReLU, FixedQuantizer, DynamicQuantizer
+    layer = next(m for m in model.modules() if isinstance(m, kinds))
+    hook = layer.register_forward_pre_hook(lambda _, args: kept.append(args[0]))
+    with torch.no_grad():
+        logits = model(x)
+    hook.remove()
+    return kept[0], logits
+
+
+@pytest.mark.parametrize(("kind", "bits"), [("relu", None), ("fixed", 3), ("dynamic", 2)])
 def test_what_is_asked_is_the_network_without_its_batch_normalisation(kind, bits):
-    base = dqa("patterns", kind, bits, scale="smoke")
+    base = replace(dqa("patterns", kind, bits, scale="smoke"), maximum="image")
     model = base.model()
     x = data.to_float(data.load("patterns").x_train[:64])
     with torch.no_grad():
         for _ in range(3):
             model(x)  # running statistics that are not those of a new network
-        fast = trial(base).deployed(model.eval())
-        same = (fast(x) - model(x)).abs().amax(1) < 1e-3
+    fast = trial(base).deployed(model.eval())
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in fast.modules())
+    (early, logits), (expected_early, expected) = (first_inputs(m, x) for m in (fast, model))
+    torch.testing.assert_close(early, expected_early, rtol=1e-4, atol=1e-4)
+    same = (logits - expected).abs().amax(1) < 1e-3
     assert same.float().mean() > 0.9, "a value beside a threshold may fall on its other side"
+
+
+def test_the_twin_of_a_resnet_is_asked_without_its_batch_normalisation_too(asked):
+    t = trial(dqa("patterns", "dynamic", 1, scale="smoke"))
+    jobs = t.evaluations(t.base.model(), t.twin().model(), data.load("patterns"), StopAfter(99))
+    jobs["transfer"]()
+    ((network, _, _, _, options),) = asked
+    for asked_of in (network, options["source"]):
+        assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in asked_of.modules())
+
+
+def test_the_column_of_the_sigmoid_is_the_main_attacks_rule():
+    t = trial(dqa("mnist", "dynamic", 2))
+    shown = t.conditions["rule/sigmoid-5"].attack
+    assert (shown.backward, shown.temperature) == (t.main.backward, t.main.temperature)
 
 
 def test_an_answer_does_not_depend_on_the_neighbours():
