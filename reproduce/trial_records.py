@@ -143,10 +143,13 @@ def left(record: Record, *families: str) -> float:
 
 
 def rungs(record: Record) -> list[float]:
-    """Accuracy as the attacker learns more, one number for each of RUNGS."""
+    """Accuracy as the attacker learns more, one number for each of RUNGS, over the same images.
+
+    The last is the worst over those attacks that every image met.
+    """
     same = "rule/own" if "rule/own" in record.metrics else "rule/straight_through"
     steps = [percent(record, n) for n in ("clean", "table/fgsm", "table/pgd", same)]
-    return [*steps, left(record, "table/", "rule/"), left(record)]
+    return [*steps, left(record, "table/", "rule/"), left(record, *_on_all(record))]
 
 
 def sizes(record: Record) -> tuple[int, int]:

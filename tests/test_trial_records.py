@@ -178,6 +178,10 @@ def test_a_ladder_goes_from_clean_images_to_the_worst_of_everything():
     quantised = attacked({"rule/straight_through": 43, "rule/sigmoid-5": 20})
     del quantised.metrics["rule/own"]
     assert trial_records.rungs(quantised) == [90, 50, 45, 43, 20, 20]
+    few = quantised.arrays["correct/autoattack"][:1]  # seen by 8 images, of which it breaks all
+    quantised.metrics["autoattack"] = {"correct": 0, "total": 8}
+    quantised.arrays["correct/autoattack"] = 0 * few
+    assert trial_records.rungs(quantised)[-1] == 20
 
 
 def test_backward_rules_are_shown_of_quantised_networks_alone():
