@@ -209,7 +209,8 @@ def queries(networks: Mapping[str, tuple[Record, Record]]) -> str:
     first = next(iter(networks.values()))[0]
     draws = first.experiment["trial"]["conditions"]["noise"]["attack"]["draws"]
     titles = {"noise": f"{draws:,} draws of noise", "square": "Square"}
-    titles |= {n: n.replace("nes/", "NES, samples ") for n in first.metrics if n.startswith("nes/")}
+    samples = sorted(int(n.removeprefix("nes/")) for n in first.metrics if n.startswith("nes/"))
+    titles |= {f"nes/{n}": f"NES, samples {n}" for n in samples}
     titles |= {"hopskipjump": "HopSkipJump"}
     rows = [
         [name, *(f"{percent(record, n):.1f}" for n in ("clean", *titles))]

@@ -193,10 +193,10 @@ def test_backward_rules_are_shown_of_quantised_networks_alone():
 
 
 def test_queries_are_counted_and_draws_are_told():
-    record = attacked({"nes/20": 42, "hopskipjump": 66})
+    record = attacked({"nes/100": 41, "nes/20": 42, "hopskipjump": 66})
     text = trial_records.queries({"q": (record, table_of(1))})
     assert "1,000 draws of noise" in text and "NES, samples 20" in text
-    assert rows(text) == {"q": ["90.0", "70.0", "41.0", "42.0", "66.0"]}
+    assert rows(text) == {"q": ["90.0", "70.0", "41.0", "42.0", "41.0", "66.0"]}
 
 
 def test_leaks_are_counted():
