@@ -115,7 +115,12 @@ OTHER_SETTINGS = {
     "autocast": True, "attack": None, "clean_epochs": 0, "ramp_epochs": 3, "clean_weight": 0.5,
     "thresholds": "clean",
 }  # fmt: skip
-OTHER_PGD = {"eps_255": 1.0, "step_255": 2.0, "steps": 9, "random_start": False}
+OTHER_PGD = {
+    "eps_255": 1.0, "step_255": 2.0, "steps": 9, "random_start": False, "backward": "tanh",
+    "temperature": 2.0,
+}  # fmt: skip
+RULE = {"backward": "sigmoid", "temperature": 5.0}
+INFORMED = replace(SMALL_ATTACK, **RULE)
 OTHER_SHARED = {
     "dataset": "mnist", "scale": "paper", "seed": 1, "training": Settings(epochs=1),
     "train_images": 47, "test_images": 23, "eval_batch": 9,
@@ -146,18 +151,20 @@ def test_every_field_of_an_experiment_changes_its_key():
 def test_every_field_of_the_training_changes_the_key():
     base = tiny()
     trainings = changed(base.training, OTHER_SETTINGS)
-    trainings += [replace(base.training, attack=a) for a in changed(SMALL_ATTACK, OTHER_PGD)]
+    attacks = INFORMED, *changed(INFORMED, OTHER_PGD)
+    trainings += [replace(base.training, attack=a) for a in attacks]
     variants = [base, *(replace(base, training=t) for t in trainings)]
     assert len({e.key for e in variants}) == len(variants)
 
 
 def test_every_field_of_an_evaluation_s_attack_changes_the_key():
     base, double = tiny(), tiny_double()
-    attacks = [*changed(SMALL_ATTACK, OTHER_PGD), FGSM(76.5), FGSM(8.0), None]
+    attacks = [INFORMED, *changed(INFORMED, OTHER_PGD), FGSM(76.5), FGSM(8.0), None]
     variants = [base, *(replace(base, attacks=base.attacks | {"pgd": a}) for a in attacks)]
     variants += [replace(base, attacks={"clean": None, "other": SMALL_ATTACK})]
-    other = OTHER_PGD | {"random_start": True}
-    variants += [double, *(replace(double, attack=a) for a in changed(double.attack, other))]
+    informed, other = replace(double.attack, **RULE), OTHER_PGD | {"random_start": True}
+    attacks = informed, *changed(informed, other)
+    variants += [double, *(replace(double, attack=a) for a in attacks)]
     assert len({e.key for e in variants}) == len(variants)
 
 
