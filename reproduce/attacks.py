@@ -67,7 +67,7 @@ def surrogate(
     The forward pass stays the hard quantiser: this is the BPDA of Athalye et al. 2018.
 
     Args:   backward, temperature: see reproduce.quantizers; without a rule the model keeps its own.
-    Raises: ValueError: an unknown rule, a temperature that is not a positive number.
+    Raises: ValueError: an unknown rule, a temperature that is not a positive number or has no rule.
     """
     check_rule(backward, temperature)
     kinds = FixedQuantizer | DynamicQuantizer

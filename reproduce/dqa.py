@@ -10,7 +10,7 @@ import pandas as pd
 from reproduce import published
 from reproduce.evaluation import collapsed, warning_signs
 from reproduce.figures import ATTACKS, markdown_table, model_name
-from reproduce.results import Record
+from reproduce.results import Record, percent
 
 ADVERSARIAL, MIXED = 0.0, 0.5  # the weight of clean examples in the training risk
 RISKS = {ADVERSARIAL: "adversarial examples alone", MIXED: "clean and adversarial examples mixed"}
@@ -31,7 +31,7 @@ def checks(records: Sequence[Record]) -> pd.DataFrame:
             name_of(r),
             r.seed,
             collapsed(r.metrics),
-            100 * r.metrics["pgd"]["correct"] / r.metrics["pgd"]["total"],
+            percent(r, "pgd"),
             "; ".join(warning_signs(r.metrics)),
         )
         for r in records

@@ -10,7 +10,7 @@ import numpy as np
 from reproduce import published
 from reproduce.evaluation import collapsed
 from reproduce.figures import markdown_table, model_name
-from reproduce.results import Record
+from reproduce.results import Record, percent
 
 Records = Mapping[str, Sequence[Record]]  # by cell, each seed
 BITS = (3, 2, 1)
@@ -129,13 +129,8 @@ def table6(records: Records) -> str:
     return markdown_table([*header, "defence, FGSM<br>ours"], rows)
 
 
-def _percent(record: Record, condition: str) -> float:
-    counts = record.metrics[condition]
-    return 100 * counts["correct"] / counts["total"]
-
-
 def _accuracies(records: Sequence[Record], condition: str) -> str:
-    return "<br>".join(f"{_percent(r, condition):.2f}" for r in records) or "missing"
+    return "<br>".join(f"{percent(r, condition):.2f}" for r in records) or "missing"
 
 
 # --- Conclusions ----------------------------------------------------------------------------------
@@ -207,7 +202,7 @@ def _conclude_transfer(tables: Records, transfers: Records) -> str:
     for cell, runs in transfers.items():
         own = {r.seed: r for r in tables.get(cell.rsplit("-", 1)[0], [])}
         gaps += [
-            _percent(own[r.seed], "pgd") - _percent(r, "defense/pgd")
+            percent(own[r.seed], "pgd") - percent(r, "defense/pgd")
             for r in runs
             if r.seed in own and not collapsed(own[r.seed].metrics)
         ]

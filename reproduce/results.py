@@ -100,6 +100,12 @@ def hits(record: Record, condition: str) -> np.ndarray:
     return np.unpackbits(record.arrays[f"correct/{condition}"], count=total).astype(bool)
 
 
+def percent(record: Record, condition: str) -> float:
+    """Accuracy under one condition."""
+    counts = record.metrics[condition]
+    return 100 * counts["correct"] / counts["total"]
+
+
 def _file(record: Record) -> Path:
     failed = f"-failed-{record.created.replace(':', '')}" if record.error else ""
     return root() / record.name / f"{record.slug}-{record.key}{failed}.json"

@@ -9,7 +9,7 @@ import numpy as np
 
 from reproduce.evaluation import collapsed, wilson
 from reproduce.figures import markdown_table
-from reproduce.results import Record, hits
+from reproduce.results import Record, hits, percent
 
 WHITE_BOX = (
     "table/",
@@ -129,12 +129,6 @@ RULES = {
     "sigmoid-10": "T = 10",
 }
 RUNGS = ("clean", "FGSM", "PGD", "best step", "any rule", "all")
-
-
-def percent(record: Record, condition: str) -> float:
-    """Accuracy under one condition."""
-    counts = record.metrics[condition]
-    return 100 * counts["correct"] / counts["total"]
 
 
 def left(record: Record, *families: str) -> float:
