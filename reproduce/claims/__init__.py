@@ -26,10 +26,11 @@ from reproduce.claims.evidence import (
     Claim,
     Evidence,
 )
-from reproduce.claims.headlines import headlines
+from reproduce.claims.headlines import HEADER, headlines, in_short
 
 __all__ = [
     "DIRECTION",
+    "HEADER",
     "IGNORANT",
     "NOT",
     "REPRODUCED",
@@ -39,6 +40,7 @@ __all__ = [
     "Claim",
     "Evidence",
     "headlines",
+    "in_short",
     "ledger",
 ]
 

@@ -18,6 +18,8 @@ STATUSES = (REPRODUCED, DIRECTION, IGNORANT, NOT, UNDECIDED)
 
 TOLERANCE = 2.0  # percentage points
 
+_KINDEST = (REPRODUCED, DIRECTION, IGNORANT, UNDECIDED, NOT)
+
 Verdict = tuple[str, str]
 
 
@@ -39,10 +41,13 @@ class Evidence:
         """All seeds of a cell, in their order."""
         return self._found.get((name, cell), [])
 
-    def accuracy(self, name: str, cell: str, condition: str) -> list[float]:
-        """In percent, each seed."""
-        counts = [r.metrics[condition] for r in self.records(name, cell) if condition in r.metrics]
-        return [100 * c["correct"] / c["total"] for c in counts]
+    def accuracy(self, name: str, cell: str, condition: str, trained: bool = False) -> list[float]:
+        """In percent, each seed, or only those whose training did not collapse."""
+        return [
+            results.percent(r, condition)
+            for r in self.records(name, cell)
+            if condition in r.metrics and not (trained and collapsed(r.metrics))
+        ]
 
     def worst(self, name: str, cell: str, families: Sequence[str] | None = None) -> list[float]:
         """In percent, each seed: images of a trial that survive every attack of the families, by
@@ -92,9 +97,12 @@ class Claim:
 
 
 def kinder(verdicts: Sequence[Verdict]) -> Verdict:
-    """The verdict that is best for the claim; one still undecided may become better than NOT."""
-    order = (REPRODUCED, DIRECTION, IGNORANT, UNDECIDED, NOT)
-    return min(verdicts, key=lambda v: order.index(v[0]))
+    """The verdict that is best for the claim; one still undecided may become better than NOT.
+
+    Where several readings come to it, the evidence of each is given.
+    """
+    best = min((status for status, _ in verdicts), key=_KINDEST.index)
+    return best, "; ".join(why for status, why in verdicts if status == best)
 
 
 def near(ours: float, published: float) -> bool:

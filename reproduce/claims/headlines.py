@@ -5,73 +5,102 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import mean
 
+import numpy as np
+
 from reproduce import grids, published, trial_records
 from reproduce.claims.double import DOUBLE, LOW, worst_before
-from reproduce.claims.dqa import printed
+from reproduce.claims.dqa import QUANTISED, TITLES, printed
 from reproduce.claims.evidence import Evidence
 from reproduce.double import words
+from reproduce.evaluation import collapsed
 from reproduce.figures import model_name
+from reproduce.results import Record, hits
 
 NETWORKS = (("relu", None), ("fixed", 1), ("dynamic", 2))
+RISKS = {"mnist": "-mixed", "cifar10": ""}  # the endings of the cells that the front page shows
+HEADER = (
+    "accuracy under attack (%)",
+    "published",
+    "reproduced",
+    "the paper's attack, same images",
+    "all attacks, same images",
+    "scale",
+)
 MISSING = "missing"
 
 
 def headlines(evidence: Sequence[Evidence]) -> list[list[str]]:
-    """Rows of the front page's table.
+    """Rows of the front page's table, under HEADER.
 
     Args:    evidence: of each scale, the one that counts most first; a row takes the first that has
              a run and its trial, else the first that has a run. DQA on MNIST is shown as trained on
              clean and adversarial examples mixed.
-    Returns: [what, published, reproduced, under attacks that know the defence, scale], percentages
-             of the mean over seeds, or "missing"; with the number of images of a trial.
+    Returns: [what, published, reproduced, and of the trial's images: left by the paper's attack,
+             left by all attacks that know the defence, scale]; percentages with their number of
+             images, the mean and range over seeds where there are several, or "missing".
     """
     rows = []
-    for dataset, title, ending in (("mnist", "MNIST", "-mixed"), ("cifar10", "CIFAR-10", "")):
+    for dataset, ending in RISKS.items():
         for activation, bits in NETWORKS:
             cell = grids.dqa_cell(activation, bits)
-            name, of = f"dqa-{dataset}", cell + ending
-            e = _first(evidence, name, of)
-            met = {len(trial_records.union(r, common=True)) for r in e.records(f"{name}-trial", of)}
+            e = _first(evidence, f"dqa-{dataset}", cell + ending)
             rows.append(
-                [
-                    f"DQA, {title}, {model_name(activation, bits)}, PGD",
-                    f"{printed(dataset)[cell, 'pgd']:.2f}",
-                    _seeds(e.accuracy(name, of, "pgd")),
-                    _seeds(e.worst(name, of), met),
+                _row(
+                    f"DQA, {TITLES[dataset]}, {model_name(activation, bits)}, PGD",
+                    printed(dataset)[cell, "pgd"],
+                    e.records(f"dqa-{dataset}", cell + ending),
+                    "pgd",
+                    e.records(f"dqa-{dataset}-trial", cell + ending),
+                    "table/pgd",
+                    lambda r: trial_records.union(r, common=True),
                     e.scale,
-                ]
+                )
             )
     text = published.load("double_quantization_text").set_index("key")["value"]
     for bits, dithered in (k for k in LOW if k[1]):
         cell = grids.kind_name(bits, dithered)
         e = _first(evidence, DOUBLE, cell)
         tried = e.records(f"{DOUBLE}-trial", cell)
-        inside = [
-            100 * float(trial_records.union(r, ("after/8", "after/inside")).mean()) for r in tried
-        ]
-        before = [worst_before(r) for r in tried]
-        bare = e.accuracy(f"{DOUBLE}-trial", cell, "before/bare")
-        said = text.get(f"{bits}bit_dithered_attack_before_dithering")
         name = f"Double quantization, {words((bits, dithered))}, PGD"
         rows.append(
-            [
+            _row(
                 f"{name} after dithering",
-                f"{text[f'{bits}bit_dithered']:.2f}",
-                _seeds(e.accuracy(DOUBLE, cell, f"pgd/{cell}")),
-                _seeds(inside, _images(e, DOUBLE, cell, "after/inside")),
+                text[f"{bits}bit_dithered"],
+                e.records(DOUBLE, cell),
+                f"pgd/{cell}",
+                tried,
+                "after/8",
+                lambda r: trial_records.union(r, ("after/8", "after/inside")),
                 e.scale,
-            ]
+            )
         )
         rows.append(
-            [
+            _row(
                 f"{name} before dithering",
-                "" if said is None else f"{said:.2f}",
-                _seeds(bare),
-                _seeds(before, _images(e, DOUBLE, cell, "before/strong")),
+                text.get(f"{bits}bit_dithered_attack_before_dithering"),
+                tried,
+                "before/bare",
+                tried,
+                "before/bare",
+                worst_before,
                 e.scale,
-            ]
+            )
         )
     return rows
+
+
+def _row(name, said, runs, condition, tried, same, worst, scale) -> list[str]:
+    """Args: worst: from a trial's record to which of its first images survive, (N,) bool."""
+    left = [worst(r) for r in tried]
+    own = [hits(r, same)[: len(bits)] for r, bits in zip(tried, left, strict=True)]
+    return [
+        name,
+        "" if said is None else f"{said:.2f}",
+        _shown([hits(r, condition) for r in runs]),
+        _shown(own),
+        _shown(left),
+        scale,
+    ]
 
 
 def _first(evidence: Sequence[Evidence], name: str, cell: str) -> Evidence:
@@ -80,15 +109,55 @@ def _first(evidence: Sequence[Evidence], name: str, cell: str) -> Evidence:
     return (*tried, *run, evidence[-1])[0]
 
 
-def _images(evidence: Evidence, name: str, cell: str, condition: str) -> list[int]:
-    """How many images the worst case of each trial is over."""
-    found = evidence.records(f"{name}-trial", cell)
-    return sorted({r.metrics[condition]["total"] for r in found})
-
-
-def _seeds(values: Sequence[float], images: Sequence[int] = ()) -> str:
-    if not values:
+def _shown(seeds: Sequence[np.ndarray]) -> str:
+    """Accuracy from which images were right, (N,) bool for each seed."""
+    if not seeds:
         return MISSING
-    parts = [f"mean of {len(values)}"] if len(values) > 1 else []
-    parts += [f"{n:,} images" for n in images]
-    return f"{mean(values):.1f}" + (f" ({', '.join(parts)})" if parts else "")
+    shares = [100 * float(bits.mean()) for bits in seeds]
+    of = f"{len(seeds[0]):,} images"
+    if len(seeds) > 1:
+        of = f"{len(seeds)} seeds, {min(shares):.1f}–{max(shares):.1f}; {of}"
+    return f"{mean(shares):.1f}<br>({of})"
+
+
+def in_short(evidence: Sequence[Evidence]) -> list[str]:
+    """The answer of the trials that have been run, a sentence a data set or scenario."""
+    lines = []
+    for dataset, ending in RISKS.items():
+        name = f"dqa-{dataset}"
+        e = _first(evidence, name, "relu" + ending)
+        relu = e.records(f"{name}-trial", "relu" + ending)
+        left = {
+            c: _percent(r)
+            for c in QUANTISED
+            for r in e.records(f"{name}-trial", c + ending)[:1]
+            if not collapsed({"clean": r.metrics["clean"]})
+        }
+        if not relu or not left:
+            lines.append(f"**DQA on {TITLES[dataset]}** has not been put to trial yet.")
+            continue
+        some = "" if len(left) == len(QUANTISED) else f" (of {len(QUANTISED)})"
+        span = f"{min(left.values()):.0f}–{max(left.values()):.0f} %"
+        lines.append(
+            f"**DQA on {TITLES[dataset]}:** attacks that know the quantisers leave {span} to the "
+            f"{len(left)}{some} quantised networks that were tried, and {_percent(relu[0]):.0f} % "
+            "to ReLU, trained in the same way."
+        )
+    low = [(k, _first(evidence, DOUBLE, grids.kind_name(*k))) for k in LOW]
+    trials = [r for k, e in low for r in e.records(f"{DOUBLE}-trial", grids.kind_name(*k))[:1]]
+    if not trials:
+        return [*lines, "**Double quantization** has not been put to trial yet."]
+    same = sum(np.array_equal(hits(r, "clean"), hits(r, "after/8")) for r in trials)
+    before = [100 * float(worst_before(r).mean()) for r in trials]
+    lines.append(
+        "**Double quantization:** noise that is added after dithering is removed exactly, by "
+        f"arithmetic, up to a radius that follows from the bits alone ({same} of {len(trials)} "
+        "networks of 1 and 2 bits judge every image as before). Noise that is added before "
+        f"dithering, where an attacker usually stands, leaves {min(before):.0f}–"
+        f"{max(before):.0f} %."
+    )
+    return lines
+
+
+def _percent(trial: Record) -> float:
+    return 100 * float(trial_records.union(trial, common=True).mean())
