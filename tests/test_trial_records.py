@@ -104,12 +104,22 @@ def test_attacks_that_work_pass_every_check():
     [
         (attacked({"eps/0": 89}), "ε = 0 changes nothing", "89 and 90 correct"),
         (attacked({"eps/0.5": 82}), "accuracy falls as ε grows", "at most 2 more"),
+        (attacked({"eps/2": 41}), "a larger ε does more", "80 left at a quarter of the radius, 41"),
+        (attacked({"noise": 38}), "many steps beat random points", "40 left, random points 38"),
         (attacked({"eps/unbounded": 1}), "unbounded ε leaves nothing", "1 left"),
         (attacked({"table/fgsm": 38}), "many steps beat one", "40 left, FGSM 38"),
         (attacked({"steps/twice": 37}), "twice the steps change little", "40 and 37 left"),
         (attacked({"square": 37}), "white box beats black box on each image", "2 of 100"),
+        (attacked({"transfer": 37}), "white box beats black box on each image", "to transfer"),
+        (attacked({"hopskipjump": 37}), "white box beats black box on each image", "HopSkipJump"),
         (attacked(zero_gradients__main__images=np.array(0.25)), "gradients do not vanish", "25%"),
         (attacked(loss__main=np.linspace(3, 1, 101)), "the loss rises with the steps", "3.00 to"),
+        (attacked(loss__main=np.linspace(2, 2.2, 101)), "the loss rises with the steps", "2.20"),
+        (
+            attacked(loss__main=np.r_[np.linspace(1, 4, 90), np.full(11, 3.0)]),
+            "the loss rises with the steps",
+            "1.00 to 3.00, at most 4.00",
+        ),
         (
             attacked(planted__main=np.arange(50) >= 13),
             "planted examples are found",
@@ -124,8 +134,17 @@ def test_what_went_wrong_fails_its_own_check_and_says_what_was_measured(broken, 
     found = checks(broken)
     assert {name for name, (passed, _) in found.items() if not passed} >= {check}
     assert says in found[check][1]
-    related = {"many steps beat one": "many steps beat one, own"}.get(check)
+    related = {
+        "many steps beat one": "many steps beat one, own",
+        "many steps beat random points": "white box beats black box on each image",
+    }.get(check)
     assert {name for name, (passed, _) in found.items() if not passed} <= {check, related}
+
+
+def test_a_network_is_marked_where_a_check_fails_but_not_for_the_tables_own_attack():
+    assert trial_records.marked("a", attacked()) == "a"
+    assert trial_records.marked("a", attacked({"eps/unbounded": 1})) == "a †"
+    assert trial_records.marked("a", attacked({"table/pgd": 52})) == "a"
 
 
 def test_no_valid_planted_example_proves_nothing():
@@ -192,6 +211,22 @@ def test_backward_rules_are_shown_of_quantised_networks_alone():
     assert rows(text) == {"q": [f"{10 + i}.0" for i in range(6)]}
 
 
+def test_a_repairing_attack_is_told_where_it_repairs_most():
+    starts = {"a": 45, "b": 44, "c": 30}
+    networks = {n: (attacked({"rule/zero": s}), table_of(1)) for n, s in starts.items()}
+    networks["lost"] = attacked(dict.fromkeys(LEFT, 5) | {"rule/zero": 1}), table_of(1)
+    networks["ReLU"] = attacked(), table_of(1)
+    text = trial_records.repaired(networks)
+    assert text.startswith("In 2 of 3 networks") and "by 15.0 points (c: 30.0 % at the" in text
+    assert trial_records.repaired({"a": networks["a"]}).startswith("In none")
+
+
+def test_what_the_maximum_changes_most_is_told():
+    networks = {"a": (attacked(), table_of(49)), "b": (attacked(), table_of(12))}
+    text = trial_records.moved_by_maximum(networks)
+    assert text.endswith("for b: from 12.0 to 45.0 %.")
+
+
 def test_queries_are_counted_and_draws_are_told():
     record = attacked({"nes/100": 41, "nes/20": 42, "hopskipjump": 66})
     text = trial_records.queries({"q": (record, table_of(1))})
@@ -210,9 +245,12 @@ def test_the_conclusion_waits_for_all_networks_and_counts_those_above_the_contro
     weak = attacked({"square": 3, "rule/straight_through": 44})
     firm = attacked({"autoattack": 31, "main": 35, "rule/straight_through": 44})
     networks = {"ReLU": attacked(), "weak": weak, "firm": firm}
-    assert conclude(networks, 7) == "- **Trained on both:** 3 of 7 networks tried so far."
+    some = conclude(networks, 7)
+    assert "3 of 7 networks tried so far" in some
+    assert some.endswith("in percent: ReLU 45.0 → 30.0; weak 45.0 → 3.0; firm 45.0 → 31.0.")
     text = conclude(networks, 3)
-    assert "2 quantised networks keep 45.0–45.0 % under the table's PGD (100 images; ReLU" in text
+    assert "2 quantised networks that did not collapse keep 45.0–45.0 % under" in text
+    assert "(100 images; ReLU 45.0 %)" in text
     assert "but 3.0–31.0 % under all attacks (the first 100 images; 3.0–31.0 %" in text
     assert "ReLU keeps 30.0 %. 0 of 2 end above it, Wilson's intervals apart." in text
 

@@ -37,25 +37,28 @@ def headlines(evidence: Sequence[Evidence]) -> list[list[str]]:
              clean and adversarial examples mixed.
     Returns: [what, published, reproduced, and of the trial's images: left by the paper's attack,
              left by all attacks that know the defence, scale]; percentages with their number of
-             images, the mean and range over seeds where there are several, or "missing".
+             images, the mean and range over seeds where there are several, or "missing"; with a
+             dagger where the trial's attacks fail a check.
     """
     rows = []
     for dataset, ending in RISKS.items():
         for activation, bits in NETWORKS:
             cell = grids.dqa_cell(activation, bits)
             e = _first(evidence, f"dqa-{dataset}", cell + ending)
-            rows.append(
-                _row(
-                    f"DQA, {TITLES[dataset]}, {model_name(activation, bits)}, PGD",
-                    printed(dataset)[cell, "pgd"],
-                    e.records(f"dqa-{dataset}", cell + ending),
-                    "pgd",
-                    e.records(f"dqa-{dataset}-trial", cell + ending),
-                    "table/pgd",
-                    lambda r: trial_records.union(r, common=True),
-                    e.scale,
-                )
+            tried = e.records(f"dqa-{dataset}-trial", cell + ending)
+            row = _row(
+                f"DQA, {TITLES[dataset]}, {model_name(activation, bits)}, PGD",
+                printed(dataset)[cell, "pgd"],
+                e.records(f"dqa-{dataset}", cell + ending),
+                "pgd",
+                tried,
+                "table/pgd",
+                lambda r: trial_records.union(r, common=True),
+                e.scale,
             )
+            if any(map(trial_records.doubtful, tried)):
+                row[HEADER.index("all attacks, same images")] += " †"
+            rows.append(row)
     text = published.load("double_quantization_text").set_index("key")["value"]
     for bits, dithered in (k for k in LOW if k[1]):
         cell = grids.kind_name(bits, dithered)
