@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     for name, text in (
         ("list", "print the experiments of the book"),
         ("status", "say which are done, missing or failed, and how long the rest would take"),
-        ("run", "run what is missing, cheapest first; stop with Ctrl-C, resume by calling again"),
+        ("run", "run what is missing; stop with Ctrl-C, resume by calling again"),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("--paper", choices=grids.PAPERS)
@@ -183,29 +183,36 @@ def _run_one(experiment: Experiment | Trial, stop: _Stop) -> str:
 
 
 def run(args: argparse.Namespace) -> int:
-    missing = [e for e in chosen(args) if experiments.load(e) is None]
-    missing.sort(key=lambda e: (isinstance(e, Trial), units.work(e)))
+    missing = sorted((e for e in chosen(args) if experiments.load(e) is None), key=units.worth)
     if args.jobs > 1 and len(missing) > 1:
         return _run_side_by_side(args, min(args.jobs, len(missing)))
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or experiments.default_threads(1)))
     stop = _Stop(args.time_budget)
     failed = 0
-    for experiment in missing:
-        try:
-            stop()
-            print(_run_one(experiment, stop), flush=True)
-        except Busy:
-            continue
-        except Interrupted:
-            print("stopped; call again to resume", flush=True)
-            return 1 if failed else 0
-        except Exception as error:
-            if isinstance(error, OSError) and not isinstance(error, NoWeights):
-                raise  # no data, no room: the next experiment would meet it too
-            failed += 1
-            reason = str(error).splitlines()[0] if str(error) else ""
-            what = f"{experiment.name} {experiment.slug}"
-            print(f"{what} failed: {type(error).__name__}: {reason}", file=sys.stderr)
+    try:
+        while missing:
+            waiting = []
+            for experiment in missing:
+                stop()
+                try:
+                    print(_run_one(experiment, stop), flush=True)
+                except Busy as busy:
+                    if busy.key != experiment.key:  # the network of a trial; its turn comes again
+                        waiting.append(experiment)
+                except (Interrupted, torch.AcceleratorError):
+                    raise
+                except Exception as error:
+                    if isinstance(error, OSError) and not isinstance(error, NoWeights):
+                        raise  # no data, no room: the next experiment would meet it too
+                    failed += 1
+                    reason = str(error).splitlines()[0] if str(error) else ""
+                    what = f"{experiment.name} {experiment.slug}"
+                    print(f"{what} failed: {type(error).__name__}: {reason}", file=sys.stderr)
+            if len(waiting) == len(missing):
+                time.sleep(1)
+            missing = waiting
+    except Interrupted:
+        print("stopped; call again to resume", flush=True)
     return 1 if failed else 0
 
 
@@ -236,7 +243,7 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # as in "list | head"
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, torch.AcceleratorError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

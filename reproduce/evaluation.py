@@ -40,7 +40,8 @@ def correct(
              attack's random starts. check_stop: called before each batch; may raise to stop.
     Returns: (N,) bool on the CPU.
     Raises:  ValueError: images and labels differ in number, there are none, or batch_size is not
-             at least 1. What check_stop raises; the model is then in its old mode again.
+             at least 1. RuntimeError: the attack left its ball, or [0, 1]. What check_stop raises;
+             the model is then in its old mode again.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
@@ -57,13 +58,24 @@ def correct(
             x = to_float(images[start : start + batch_size].to(device))
             y = labels[start : start + batch_size].to(device)
             if attack is not None:
-                x = perturb(source, attack, x, y, batch_seed(seed, number))
+                clean, x = x, perturb(source, attack, x, y, batch_seed(seed, number))
+                _check_bounds(attack, clean, x)
             with torch.no_grad(), full_float32():
                 logits = model(x if defence is None else defence(x))
             hits.append((logits.argmax(1) == y).cpu())
     finally:
         model.train(was_training)
     return torch.cat(hits)
+
+
+def _check_bounds(attack: Attack, clean: Tensor, x: Tensor) -> None:
+    low, high, far = x.min().item(), x.max().item(), (x - clean).abs().max().item()
+    reach = getattr(attack, "eps_255", 255) / 255
+    if not (low >= 0 and high <= 1 and far <= reach + 1e-5):
+        raise RuntimeError(
+            f"{attack} made values from {low:g} to {high:g}, up to {255 * far:g} grey levels from "
+            f"the images; allowed are 0 to 1 and {255 * reach:g} grey levels"
+        )
 
 
 def wilson(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:

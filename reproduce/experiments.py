@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from reproduce import data, results, storage
+from reproduce import __version__, data, results, storage
 from reproduce.attacks import full_float32
 from reproduce.grids import Experiment, configuration
 from reproduce.results import Record
@@ -27,7 +27,14 @@ from reproduce.trials import Trial
 
 
 class Busy(RuntimeError):
-    """Another process is running this experiment."""
+    """Another process is running this experiment, or the network of this trial.
+
+    key: of the one that it is running.
+    """
+
+    def __init__(self, experiment: Experiment | Trial) -> None:
+        self.key = experiment.key
+        super().__init__(f"{experiment.slug} ({self.key}) is being run by another process")
 
 
 class NoWeights(FileNotFoundError):
@@ -53,21 +60,24 @@ def device_name() -> str:
 
 @functools.cache
 def _source() -> tuple[str | None, bool | None]:
-    """The commit of the code and whether the package differs from it, when first asked."""
+    """The commit of the code and whether the package differs from it, when first asked.
+
+    Outside a checkout REPRODUCE_COMMIT names the commit, and whether it differs is not known.
+    """
     folder = Path(__file__).resolve().parent
     git = ["git", "-C", str(folder)]
     try:
         commit = subprocess.check_output([*git, "rev-parse", "HEAD"], stderr=subprocess.DEVNULL)
         changed = subprocess.check_output([*git, "status", "--porcelain", "--", str(folder)])
     except (OSError, subprocess.CalledProcessError):
-        return None, None
+        return os.environ.get("REPRODUCE_COMMIT"), None
     return commit.decode().strip(), bool(changed.strip())
 
 
 def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
-    names = ("reproduce", "torch", "torchvision", "torchattacks", "numpy")
-    return {"python": platform.python_version()} | {name: version(name) for name in names}
+    own = {"python": platform.python_version(), "reproduce": __version__}
+    return own | {name: version(name) for name in ("torch", "torchvision", "torchattacks", "numpy")}
 
 
 def load(experiment: Experiment | Trial) -> Record | None:
@@ -140,9 +150,7 @@ def run(
             raise
         return record
     except filelock.Timeout:
-        raise Busy(
-            f"{experiment.slug} ({experiment.key}) is being run by another process"
-        ) from None
+        raise Busy(experiment) from None
 
 
 def _run(experiment: Experiment | Trial, check_stop, report, announce) -> Record:
@@ -179,7 +187,8 @@ def _run(experiment: Experiment | Trial, check_stop, report, announce) -> Record
         else:
             _train_and_test(experiment, dataset, *options, record)
         results.save(record)
-    except (Interrupted, OSError, torch.OutOfMemoryError):  # no property of the experiment
+    # No property of the experiment; after a fault the device can run nothing else in this process.
+    except (Interrupted, OSError, torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except Exception as error:
         record.error = f"{type(error).__name__}: {error}"

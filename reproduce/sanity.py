@@ -152,7 +152,7 @@ def planted(
         if head is None:
             continue
         found["valid"][i] = True
-        marked = nn.Sequential(*body, head)
+        marked = nn.Sequential(*body, head).eval()
         with torch.no_grad():
             fresh = _around(image, eps, FRESH, generator)
             found["random"][i] = bool(marked(fresh).argmax(1).any())

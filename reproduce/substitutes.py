@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from reproduce import data, grids, models
+from reproduce.attacks import full_float32
 from reproduce.evaluation import correct
 from reproduce.grids import DQA
 from reproduce.training import Settings, derived_seed
@@ -86,8 +87,12 @@ class Substitute(Trial):
                 jobs[f"{who}/{name}"] = functools.partial(
                     correct, judge, x, y, c.attack, source=twin, **options
                 )
-        jobs["agreement"] = lambda: self.answers(model, x) == self.answers(twin, x)
-        return jobs
+
+        def agreement() -> Tensor:
+            with full_float32():
+                return self.answers(model, x) == self.answers(twin, x)
+
+        return jobs | {"agreement": agreement}
 
 
 # AlexNet has no batch normalisation and diverges at the other's rate.

@@ -12,6 +12,11 @@ from reproduce.trials import Trial
 
 Unit = Experiment | Trial
 
+# The networks of the papers' own tables.
+_TABLES = {grids.kind_name(*kind) for kind in grids.KINDS} | {
+    grids.dqa_cell(*cell) + risk for cell in grids.DQA_CELLS for risk in ("", "-mixed")
+}
+
 
 def grid(
     paper: str | None = None, scale: str | None = None, seed: int | None = None
@@ -19,6 +24,20 @@ def grid(
     """All units, filtered as grids.grid; each trial after the experiments that it needs."""
     for kind in (grids, variants, trials, norms, substitutes, hardened):
         yield from kind.grid(paper, scale, seed)
+
+
+def worth(unit: Unit) -> tuple:
+    """A key to sort units by, what to run first coming first.
+
+    Seed by seed; of a seed the networks of the papers' tables, the cheapest first and each followed
+    by its trial; then everything else, the cheapest first.
+    """
+    network = unit.base if isinstance(unit, Trial) else unit
+    extra = isinstance(unit, NormTrial | Substitute) or network.cell not in _TABLES
+    lead = (grids.SCALES.index(unit.scale), unit.seed, extra)
+    if extra:
+        return *lead, work(unit)
+    return *lead, work(network), network.key, work(unit) if unit is not network else 0.0
 
 
 def work(unit: Unit) -> float:

@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 import torch
@@ -321,8 +322,6 @@ def test_missing_data_end_with_code_2_and_one_line(capsys, tiny_grid, monkeypatc
 
 
 def test_what_another_process_runs_is_left_to_it(capsys, tiny_grid, folders):
-    import filelock
-
     locks = folders / "cache" / "locks"
     locks.mkdir(parents=True)
     with filelock.FileLock(locks / f"{TINY[1].key}.lock"):
@@ -375,11 +374,12 @@ def test_a_reader_that_has_seen_enough_is_no_error(folders):
 # --- Trials ---------------------------------------------------------------------------------------
 
 
-def test_trials_come_after_all_experiments_cheapest_first(capsys, tiny_trials):
+def test_a_trial_follows_its_network(capsys, tiny_trials):
     assert trials.work(tiny_trials[0]) > trials.work(tiny_trials[1])
     assert cli.main(["run"]) == 0
-    last = [f"dqa-digits-trial smoke-{cell}-seed0" for cell in ("fixed-2bit", "relu")]
-    assert finished(capsys) == [*CHEAPEST_FIRST, *last]
+    relu, fixed, dynamic = CHEAPEST_FIRST
+    its = {e: e.replace("digits", "digits-trial") for e in (relu, fixed)}
+    assert finished(capsys) == [relu, its[relu], fixed, its[fixed], dynamic]
     assert len(results.records()) == 3 + 2 + 1, "the twin of one is none of the three"
     assert cli.main(["status"]) == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()[1:]]
@@ -391,6 +391,59 @@ def test_a_trial_asked_for_by_name_runs_what_it_needs_and_nothing_more(capsys, t
     assert finished(capsys) == ["dqa-digits-trial smoke-relu-seed0"]
     names = sorted((r.name, r.slug) for r in results.records())
     assert names == [(n, "smoke-relu-seed0") for n in ("dqa-digits", "dqa-digits-trial")]
+
+
+def test_units_are_run_seed_by_seed_the_tables_first_each_network_before_its_trial():
+    order = sorted(units.grid(), key=units.worth)
+    place = {u.key: i for i, u in enumerate(order)}
+    assert [u.scale for u in order] == sorted((u.scale for u in order), key=grids.SCALES.index)
+    for scale in grids.SCALES:
+        seeds = [u.seed for u in order if u.scale == scale]
+        assert seeds == sorted(seeds)
+    paper = [u for u in order if u.scale == "paper" and u.seed == 0]
+    names = {"dqa-mnist": 2 * 7, "dqa-cifar10": 7, "double-quantization-cifar10": 15}
+    tables = paper[: 2 * sum(names.values())]
+    for name, count in names.items():
+        assert sum(u.name == name for u in tables) == count
+        assert sum(u.name == f"{name}-trial" for u in tables) == count
+    for unit in tables:
+        if isinstance(unit, trials.Trial):
+            assert place[unit.key] == place[unit.base.key] + 1
+    rest = [units.work(u) for u in paper[len(tables) :]]
+    assert rest == sorted(rest) and rest
+
+
+def test_a_trial_whose_network_another_process_trains_waits_for_it(
+    capsys, tiny_trials, folders, monkeypatch
+):
+    locks = folders / "cache" / "locks"
+    locks.mkdir(parents=True)
+    network = filelock.FileLock(locks / f"{TINY[1].key}.lock")
+    network.acquire()
+    naps = []
+
+    def sleep(s):
+        naps.append(s)
+        if len(naps) == 2:
+            network.release()
+
+    monkeypatch.setattr(cli.time, "sleep", sleep)
+    assert cli.main(["run", "--cell", "relu", "--name", "dqa-digits-trial"]) == 0
+    assert len(naps) == 2
+    assert finished(capsys) == ["dqa-digits-trial smoke-relu-seed0"]
+
+
+def test_a_fault_of_the_device_ends_the_process_and_is_no_failure_of_the_experiment(
+    capsys, tiny_grid, monkeypatch
+):
+    def fault(*_args, **_kwargs):
+        raise torch.AcceleratorError("illegal memory access")
+
+    monkeypatch.setattr(experiments, "train", fault)
+    assert cli.main(["run"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.splitlines()[-1] == "error: illegal memory access"
+    assert results.failures() == []
 
 
 def test_the_time_left_of_trials_is_reckoned_from_trials(capsys, tiny_trials):

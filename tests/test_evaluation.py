@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -191,6 +192,29 @@ def test_the_attack_sees_the_source_and_the_model_judges(digits_lenet):
 
 
 # --- Stopping -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        (lambda x: x + 2.1 / 255, "up to 2.1 grey levels"),
+        (lambda x: x * float("nan"), "nan"),
+        (lambda x: x - 0.9 / 255, "from -0.00352941"),
+    ],
+)
+def test_an_attack_that_leaves_its_ball_or_the_pixel_range_does_not_count(made, says):
+    @dataclass(frozen=True)
+    class Wild:
+        eps_255: float = 2
+
+        def attack(self, model):
+            return lambda images, labels: made(images)
+
+    x = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    with pytest.raises(RuntimeError, match=r"Wild.*allowed are 0 to 1 and 2 grey") as caught:
+        correct(model, x, torch.zeros(4, dtype=torch.long), Wild(), batch_size=4)
+    assert says in str(caught.value)
 
 
 def test_it_can_be_stopped_before_any_batch():

@@ -458,6 +458,19 @@ def test_a_record_says_what_was_asked_what_came_out_and_on_what():
     assert stored.error is None and record.metrics == stored.metrics
 
 
+def test_outside_a_checkout_the_commit_is_that_of_the_environment(monkeypatch):
+    def absent(*_args, **_kwargs):
+        raise FileNotFoundError("git")
+
+    experiments._source.cache_clear()
+    monkeypatch.setattr(experiments.subprocess, "check_output", absent)
+    monkeypatch.setenv("REPRODUCE_COMMIT", "0123abc")
+    try:
+        assert experiments._source() == ("0123abc", None)
+    finally:
+        experiments._source.cache_clear()
+
+
 def test_the_counts_are_those_of_the_trained_network_on_the_first_test_images():
     record = run(tiny("fixed", 2))
     model, dataset = trained(tiny("fixed", 2)), data.load("digits")

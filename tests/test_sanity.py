@@ -297,6 +297,17 @@ def test_an_attack_without_a_gradient_misses_what_is_planted_in_a_quantised_netw
     assert found["valid"].all() and found["sigmoid"].all() and not found["zero"].any()
 
 
+def test_the_network_with_a_planted_head_is_asked_in_eval_mode_and_left_in_it():
+    torch.manual_seed(0)
+    model = features()
+    model.insert(2, nn.BatchNorm1d(24))
+    model.eval()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    planted(model, {"own": PGD}, images(2), seed=0)
+    assert not any(m.training for m in model.modules())
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+
+
 def test_an_attack_s_start_knows_nothing_of_the_planted_corner(monkeypatch):
     made = heads(monkeypatch)
     starts = []
