@@ -126,6 +126,15 @@ def clusters(records: Sequence[Record]) -> str:
     return markdown_table(["network", *measures.values()], lines)
 
 
+def lost_to_collapse(runs: pd.DataFrame) -> str:
+    """How many of the quantised networks of `checks` collapsed in training, for each risk."""
+    quantised = runs[runs["activation"] != "relu"]
+    return ", ".join(
+        f"{int(part['collapsed'].sum())} of {len(part)} quantised runs trained on {risk}"
+        for risk, part in quantised.groupby("risk")
+    )
+
+
 def conclude_clusters(records: Sequence[Record]) -> str:
     """What the share of neighbours of the same class says of Fig. 3, as an item of a list."""
     found = [r for r in records if "knn/clean" in r.arrays and not collapsed(r.metrics)]
@@ -134,13 +143,16 @@ def conclude_clusters(records: Sequence[Record]) -> str:
     if not relu or not dynamic:
         return "- **Fig. 3:** not run at this scale."
 
-    def lost(runs: Sequence[Record]) -> float:
-        return mean(100 * (r.arrays["knn/clean"] - r.arrays["knn/pgd"]) for r in runs)
+    def span(runs: Sequence[Record], condition: str) -> str:
+        each = [100 * float(r.arrays[f"knn/{condition}"]) for r in runs]
+        low, high = f"{min(each):.1f}", f"{max(each):.1f}"
+        return f"{low} %" if low == high else f"{low}–{high} %"
 
     return (
-        "- **Fig. 3:** under PGD the share of neighbours that have an image's class falls by "
-        f"{lost(relu):.1f} points for ReLU and by {lost(dynamic):.1f} for dynamic activations "
-        f"({len(relu)} and {len(dynamic)} runs that did not collapse)."
+        "- **Fig. 3:** of an image's nearest neighbours "
+        f"{span(relu, 'clean')} have its class for ReLU and {span(dynamic, 'clean')} for dynamic "
+        f"activations; under PGD {span(relu, 'pgd')} and {span(dynamic, 'pgd')} "
+        f"({len(relu)} and {len(dynamic)} networks that did not collapse)."
     )
 
 

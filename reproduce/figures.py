@@ -196,8 +196,9 @@ def training_curves(records: dict[str, Record]) -> Figure:
     left.set(ylabel="training loss (cross-entropy)")
     right.set(ylabel="accuracy on what it trained on", ylim=(0, 1))
     right.yaxis.set_major_formatter(PercentFormatter(1))
-    right.legend(fontsize="small", loc="lower right")
-    figure.tight_layout()
+    handles, names = right.get_legend_handles_labels()
+    figure.legend(handles, names, loc="lower center", ncols=len(names), frameon=False)
+    figure.tight_layout(rect=(0, 0.08, 1, 1))
     return close(figure)
 
 
@@ -249,9 +250,17 @@ def feature_maps(records: dict[str, Record]) -> Figure:
     for line, (name, record) in zip(panels, records.items(), strict=True):
         labels = record.arrays["features/labels"]
         for ax, condition in zip(line, ("clean", "pgd"), strict=True):
-            ax.scatter(*record.arrays[f"tsne/{condition}"].T, c=labels, cmap="tab10", s=6)
+            ax.scatter(
+                *record.arrays[f"tsne/{condition}"].T, c=labels, cmap="tab10", vmin=0, vmax=9, s=6
+            )
             ax.set(title=f"{name}, {ATTACKS[condition]}", xticks=[], yticks=[])
-    figure.tight_layout()
+    colours = plt.get_cmap("tab10").colors
+    classes = range(len(colours))
+    handles = [plt.Line2D([], [], color=colours[c], marker="o", ls="", label=c) for c in classes]
+    figure.legend(
+        handles=handles, title="class", loc="lower center", ncols=len(colours), frameon=False
+    )
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
     return close(figure)
 
 

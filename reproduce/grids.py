@@ -269,7 +269,7 @@ _DQA_RECIPES = {
     ("mnist", "paper"): _mnist(25, 5, 5, PGD(76.5, 2.55, 40), autocast=True),
     ("patterns", "smoke"): _cifar10(2, 1, 8, train_images=500, test_images=100),
     ("cifar10", "laptop"): _cifar10(15, 3, 16, train_images=10_000, test_images=1_000),
-    ("cifar10", "paper"): _cifar10(30, 5, 64, eval_batch=1_000),
+    ("cifar10", "paper"): _cifar10(30, 5, 64),
 }
 
 

@@ -122,10 +122,11 @@ def table6(records: Records) -> str:
                 row.append(f"{printed.loc[network, bits, who, column]['value']:.2f}")
                 row.append(_accuracies(runs, f"{who}/{attack}"))
             rows.append([*row, _accuracies(runs, "defense/fgsm")])
-    titles = ["defence, clean", "substitute, clean", "substitute, PGD", "defence, PGD"]
     header = ["substitute", "target"]
-    for title in titles:
-        header += [f"{title}<br>published", f"{title}<br>ours"]
+    for who in ("defence", "substitute"):
+        header += [f"{who}, clean<br>published", f"{who}, clean<br>ours"]
+    for who in ("substitute", "defence"):
+        header += [f"{who}, attacked<br>published", f"{who}, PGD-7<br>ours"]
     return markdown_table([*header, "defence, FGSM<br>ours"], rows)
 
 

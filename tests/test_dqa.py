@@ -123,6 +123,15 @@ def with_features(r: Record, clean: float, pgd: float) -> Record:
     return r
 
 
+def test_collapse_is_counted_for_each_risk():
+    mixed = record("dynamic", 2, 0, 700, 400, 450, weight=dqa.MIXED)
+    text = dqa.lost_to_collapse(dqa.checks([*RECORDS, mixed]))
+    assert text == (
+        "1 of 4 quantised runs trained on adversarial examples alone, "
+        "0 of 1 quantised runs trained on clean and adversarial examples mixed"
+    )
+
+
 def test_clusters_are_summed_up_seed_by_seed_without_records_that_have_none_or_collapsed():
     runs = [
         with_features(record("relu", None, 1, 800, 400, 450), 0.9, 0.5),
@@ -137,7 +146,8 @@ def test_clusters_are_summed_up_seed_by_seed_without_records_that_have_none_or_c
     )
     assert len(lines) == 2 + 4
     text = dqa.conclude_clusters([*RECORDS, *runs])
-    assert "falls by 35.0 points for ReLU and by 5.0 for dynamic activations (2 and 1 runs" in text
+    assert "80.0–90.0 % have its class for ReLU and 70.0 % for dynamic activations" in text
+    assert "under PGD 50.0 % and 65.0 % (2 and 1 networks that did not collapse)." in text
     assert dqa.clusters(RECORDS) == "missing"
     for few in (RECORDS, runs[:2], runs[2:]):
         assert "not run" in dqa.conclude_clusters(few)

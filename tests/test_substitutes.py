@@ -140,5 +140,6 @@ def test_variants_are_the_networks_of_table_3_without_attack_and_the_readings_of
     for e in variants.grid(scale="laptop"):
         table = {t.cell: t for t in grids.grid("dqa", "laptop", 0) if t.name == e.name}
         twin = table[e.cell.rsplit("-", 1)[0]]
+        assert twin.training.clean_weight == (0.5 if e.name == "dqa-mnist" else 0)
         assert (e.training.attack is None) == (e.name == "dqa-cifar10")
         assert e.attacks == twin.attacks and e.key != twin.key
