@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -165,6 +166,65 @@ def impossible(clean: pd.DataFrame, attacked: pd.DataFrame, eps_255: float) -> l
 
 
 # --- Detectors ------------------------------------------------------------------------------------
+
+
+def worst_before(record: Record) -> np.ndarray:
+    """(N,) bool: which images survive every attack before dithering, of those that all of them saw.
+
+    Args: record: of a trial.
+    """
+    few = record.metrics["before/strong"]["total"]
+    names = [n for n in record.metrics if n.startswith("before/")]
+    return np.all([hits(record, n)[:few] for n in names], axis=0)
+
+
+def attack_checks(record: Record) -> dict[str, tuple[bool, str]]:
+    """Whether the attacks of a trial of Double quantization worked, by their own results.
+
+    Counts may differ by 1 % of the images where random attacks are compared, over the same ones.
+
+    Returns: {check: (passed, what was measured)}.
+    """
+    after = [n for n in ("clean", *(f"after/{e}" for e in (2, 4, 8, 16, 24, 32)))]
+    path = [record.metrics[n]["correct"] for n in after]
+    climb = max(b - a for a, b in pairwise(path))
+    clean, beyond = path[0], record.metrics["after/outside"]["correct"]
+    few = len(worst_before(record))
+    names = ("bare", "identity", "averaged", "strong")
+    bits = {n: hits(record, f"before/{n}")[:few] for n in ("clean", *names)}
+    left = {n: int(b.sum()) for n, b in bits.items()}
+    standing = np.all(list(bits.values()), axis=0)
+    blind = {
+        n: int((standing & ~hits(record, f"before/{n}")[:few]).sum())
+        for n in ("square", "transfer")
+        if f"before/{n}" in record.metrics
+    }
+    ladder = {
+        "what knows the pipeline beats what does not": ("identity", "bare"),
+        "averaging does not harm": ("averaged", "identity"),
+        "more steps and restarts do not harm": ("strong", "averaged"),
+    }
+    return {
+        "after dithering: accuracy falls as ε grows": (
+            climb <= record.metrics["clean"]["total"] / 100,
+            f"at most {max(climb, 0)} more",
+        ),
+        "one grey level beyond the radius breaks half": (
+            beyond <= clean / 2,
+            f"{beyond} of {clean} left",
+        ),
+        **{
+            f"before dithering: {check}": (
+                left[more] <= left[less] + few / 100,
+                f"{left[more]} left, {left[less]} by the other",
+            )
+            for check, (more, less) in ladder.items()
+        },
+        "before dithering: white box beats black box on each image": (
+            all(missed <= few / 100 for missed in blind.values()),
+            "; ".join(f"{m} of {few} fall to {n} alone" for n, m in blind.items()),
+        ),
+    }
 
 
 def off_level(images: Tensor, bits: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -130,6 +130,19 @@ def side_by_side(table: pd.DataFrame, chance: float = 10) -> str:
             row += [f"{cells.loc[attack, 'published']:.2f}", "<br>".join(ours) or "missing"]
         rows.append(row)
     return markdown_table(header, rows)
+
+
+def checks_table(every: Mapping[str, Mapping[str, tuple[bool, str]]]) -> str:
+    """How many networks pass each check, and what was measured where one failed.
+
+    Args: every: {network: {check: (passed, what was measured)}}, the same checks for all.
+    """
+    rows = []
+    for check in next(iter(every.values()), ()):
+        failed = [f"{n}: {found[check][1]}" for n, found in every.items() if not found[check][0]]
+        passed = f"{len(every) - len(failed)} of {len(every)}"
+        rows.append([check, passed, "; ".join(failed) or "none"])
+    return markdown_table(["check", "passed", "failed, and what was measured"], rows)
 
 
 # --- Figures --------------------------------------------------------------------------------------

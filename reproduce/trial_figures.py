@@ -36,7 +36,7 @@ def ladder(panels: Mapping[str, Mapping[str, Sequence[float]]], rungs: Sequence[
             number += name != CONTROL
         ax.set(title=title, ylim=(-3, 103), xticks=range(len(rungs)))
         ax.set_xticklabels(rungs, fontsize="small")
-        ax.set_xlabel("what the attacker does, from nothing to everything")
+        ax.set_xlabel("what the attacker does, from nothing to everything", fontsize="small")
     axes[0][0].set_ylabel("accuracy (%)")
     _legend_below(figure, axes[0][0])
     return close(figure)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from reproduce.evaluation import collapsed, wilson
-from reproduce.figures import markdown_table
+from reproduce.figures import checks_table, markdown_table
 from reproduce.results import Record, hits, percent
 
 WHITE_BOX = (
@@ -292,18 +292,15 @@ def checked(trials: Mapping[str, Record]) -> str:
         for name, r in trials.items()
         if not collapsed({"clean": r.metrics["clean"]})
     }
-    rows = []
-    for check in next(iter(every.values()), ()):
-        failed = [f"{n}: {found[check][1]}" for n, found in every.items() if not found[check][0]]
-        title = check.replace(", own", ", the table's attack")
-        passed = f"{len(every) - len(failed)} of {len(every)}"
-        rows.append([title, passed, "; ".join(failed) or "none"])
+    titled = {
+        name: {check.replace(", own", ", the table's attack"): v for check, v in found.items()}
+        for name, found in every.items()
+    }
     flags = ("flags/randomised", "flags/softmax")
     flagged = [n for n, r in trials.items() if any(r.arrays[f] for f in flags)]
-    table = markdown_table(["check", "passed", "failed, and what was measured"], rows)
     return (
-        f"{table}\n\nFlags of AutoAttack (answers that change from call to call, or that end in a "
-        f"softmax): {', '.join(flagged) or 'none'}."
+        f"{checks_table(titled)}\n\nFlags of AutoAttack (answers that change from call to call, or "
+        f"that end in a softmax): {', '.join(flagged) or 'none'}."
     )
 
 

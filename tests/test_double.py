@@ -38,6 +38,63 @@ def record(bits: int, dithered: bool, seed: int = 0, scale: str = "laptop", **op
     )
 
 
+# --- Did the attacks work? ------------------------------------------------------------------------
+
+LEFT = {
+    "clean": 80, "after/2": 80, "after/4": 80, "after/8": 60, "after/16": 20, "after/24": 10,
+    "after/32": 5, "after/outside": 40, "before/clean": 80, "before/bare": 20,
+    "before/identity": 10, "before/averaged": 9, "before/strong": 5, "before/square": 30,
+    "before/transfer": 50,
+}  # fmt: skip
+
+
+def attacked(**left: int) -> SimpleNamespace:
+    """A trial of 100 images, each attack of which leaves the first ones."""
+    of = LEFT | {n.replace("__", "/"): count for n, count in left.items()}
+    return SimpleNamespace(
+        metrics={n: {"correct": count, "total": 100} for n, count in of.items()},
+        arrays={f"correct/{n}": np.packbits(np.arange(100) < count) for n, count in of.items()},
+    )
+
+
+def failed(trial: SimpleNamespace) -> dict[str, str]:
+    return {n: said for n, (passed, said) in double.attack_checks(trial).items() if not passed}
+
+
+def test_attacks_that_work_pass_every_check():
+    assert failed(attacked()) == {}
+
+
+@pytest.mark.parametrize(
+    ("changed", "check", "says"),
+    [
+        ({"after__16": 62}, "accuracy falls", "at most 2 more"),
+        ({"after__outside": 41}, "beyond the radius", "41 of 80 left"),
+        ({"before__identity": 22}, "knows the pipeline", "22 left, 20 by"),
+        ({"before__averaged": 12}, "averaging", "12 left, 10 by"),
+        ({"before__strong": 11}, "restarts", "11 left, 9 by"),
+        ({"before__square": 3}, "white box", "2 of 100 fall to square alone"),
+        ({"before__transfer": 3}, "white box", "2 of 100 fall to transfer alone"),
+    ],
+)
+def test_what_went_wrong_fails_its_own_check(changed, check, says):
+    ((name, said),) = failed(attacked(**changed)).items()
+    assert check in name and says in said
+
+
+def test_a_model_of_8_bits_has_no_twin_to_transfer_from():
+    trial = attacked()
+    del trial.metrics["before/transfer"]
+    assert failed(trial) == {}
+
+
+def test_the_worst_before_dithering_is_over_the_images_that_all_attacks_saw():
+    trial = attacked()
+    trial.metrics["before/strong"]["total"] = 50
+    trial.arrays["correct/before/square"] = np.packbits(np.arange(100) >= 3)
+    assert double.worst_before(trial).tolist() == [3 <= i < 5 for i in range(50)]
+
+
 # --- Tables ---------------------------------------------------------------------------------------
 
 

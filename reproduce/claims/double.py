@@ -172,16 +172,6 @@ def _before_dithering(evidence: Evidence) -> Verdict:
     return (DIRECTION if mean(ours) < mean(clean) / 2 else NOT), why
 
 
-def worst_before(record: Record) -> np.ndarray:
-    """(N,) bool: which images survive every attack before dithering, of those that all of them saw.
-
-    Args: record: of a trial.
-    """
-    few = record.metrics["before/strong"]["total"]
-    names = [n for n in record.metrics if n.startswith("before/")]
-    return np.all([results.hits(record, n)[:few] for n in names], axis=0)
-
-
 def _depths_match(evidence: Evidence) -> Verdict:
     waits = _absent(evidence, DOUBLE, grids.KINDS)
     if waits:

@@ -8,10 +8,10 @@ from statistics import mean
 import numpy as np
 
 from reproduce import grids, published, trial_records
-from reproduce.claims.double import DOUBLE, LOW, worst_before
+from reproduce.claims.double import DOUBLE, LOW
 from reproduce.claims.dqa import QUANTISED, TITLES, printed
 from reproduce.claims.evidence import Evidence
-from reproduce.double import words
+from reproduce.double import words, worst_before
 from reproduce.evaluation import collapsed
 from reproduce.figures import model_name
 from reproduce.results import Record, hits
