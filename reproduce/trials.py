@@ -143,7 +143,7 @@ class DQATrial(Trial):
     @staticmethod
     def deployed(model: nn.Module) -> nn.Module:
         """A copy that answers one image at a time, its batch normalisation folded."""
-        model = _folded(model)
+        model = folded(model)
         for layer in model.modules():
             if isinstance(layer, FixedQuantizer):
                 layer.maximum = "image"
@@ -158,7 +158,7 @@ class DQATrial(Trial):
             condition.attack,
             batch_size=self.batch,
             seed=self.seed,
-            source=_folded(twin) if condition.sees == "twin" else None,
+            source=folded(twin) if condition.sees == "twin" else None,
             check_stop=check_stop,
         )
 
@@ -198,7 +198,7 @@ class DoubleTrial(Trial):
         device = next(model.parameters()).device
         x = dataset.x_test[: condition.images].to(device)
         y = dataset.y_test[: condition.images]
-        bare, seen = _folded(model), _folded(twin)
+        bare, seen = folded(model), folded(twin)
         if condition.noise == "after":
             x = (quantised(x, bits, dithered) * 255).round().byte()
             guard = DoubleQuantizer(bits, False, rounding)
@@ -210,7 +210,8 @@ class DoubleTrial(Trial):
         return correct(whole, x, y, condition.attack, source=source, **options)
 
 
-def _folded(model: nn.Module | None) -> nn.Module | None:
+def folded(model: nn.Module | None) -> nn.Module | None:
+    """A copy whose batch normalisation is part of its convolutions, in channels_last."""
     if model is None:
         return None
     return models.folded(model).to(memory_format=torch.channels_last)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from reproduce import grids, hardened, norms, substitutes, trials, variants
+from reproduce import grids, hardened, norms, pipeline_checks, substitutes, trials, variants
 from reproduce.grids import Experiment
 from reproduce.norms import NormTrial
+from reproduce.pipeline_checks import PipelineChecks
 from reproduce.substitutes import Substitute
 from reproduce.trials import Trial
 
@@ -22,7 +23,7 @@ def grid(
     paper: str | None = None, scale: str | None = None, seed: int | None = None
 ) -> Iterator[Unit]:
     """All units, filtered as grids.grid; each trial after the experiments that it needs."""
-    for kind in (grids, variants, trials, norms, substitutes, hardened):
+    for kind in (grids, variants, trials, pipeline_checks, norms, substitutes, hardened):
         yield from kind.grid(paper, scale, seed)
 
 
@@ -33,7 +34,7 @@ def worth(unit: Unit) -> tuple:
     by its trial; then everything else, the cheapest first.
     """
     network = unit.base if isinstance(unit, Trial) else unit
-    extra = isinstance(unit, NormTrial | Substitute) or network.cell not in _TABLES
+    extra = isinstance(unit, NormTrial | PipelineChecks | Substitute) or network.cell not in _TABLES
     lead = (grids.SCALES.index(unit.scale), unit.seed, extra)
     if extra:
         return *lead, work(unit)

@@ -20,7 +20,7 @@ LAYERS = [
     {"claims"},
     {"experiments"},
     {"units"},
-    {"hardened", "norms", "substitutes"},
+    {"hardened", "norms", "pipeline_checks", "substitutes"},
     {"trials", "variants"},
     {"grids"},
     {"dqa", "other_attacks", "trial_figures", "trial_records"},
