@@ -103,7 +103,9 @@ def percent(value: float, digits: int = 1) -> str:
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A Markdown table; columns of numbers are aligned right, others left."""
     columns = list(zip(*rows, strict=True)) or [()] * len(header)
-    numeric = [all(re.match(r"[*+-]*\d\S*$|missing", str(c)) for c in column) for column in columns]
+    numeric = [
+        all(re.match(r"[*+-]*\d\S*$|missing|–$", str(c)) for c in column) for column in columns
+    ]
     rule = ["---:" if right else "---" for right in numeric]
     lines = [header, rule, *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

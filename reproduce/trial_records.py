@@ -141,8 +141,12 @@ def _blind(record: Record, families: tuple[str, ...]) -> tuple[int, int]:
 
 
 def doubtful(record: Record) -> bool:
-    """Whether the trial's own attacks fail any of the checks; the table's attack is not asked."""
-    return not all(passed for name, (passed, _) in checks(record).items() if ", own" not in name)
+    """Whether less may be left than the trial says: something is, and its attacks fail a check.
+
+    The table's own attack is not asked.
+    """
+    sound = all(passed for name, (passed, _) in checks(record).items() if ", own" not in name)
+    return not sound and left(record) > 0
 
 
 def marked(name: str, record: Record) -> str:

@@ -145,6 +145,8 @@ def test_a_network_is_marked_where_a_check_fails_but_not_for_the_tables_own_atta
     assert trial_records.marked("a", attacked()) == "a"
     assert trial_records.marked("a", attacked({"eps/unbounded": 1})) == "a †"
     assert trial_records.marked("a", attacked({"table/pgd": 52})) == "a"
+    nothing = attacked({"eps/unbounded": 1, "autoattack": 0})
+    assert trial_records.marked("a", nothing) == "a", "nothing is left that could be too much"
 
 
 def test_no_valid_planted_example_proves_nothing():
