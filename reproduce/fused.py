@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import warnings
 from collections.abc import Callable
 
@@ -11,10 +12,13 @@ import torch._dynamo
 from torch import Tensor
 
 # A process may meet each function at 3 depths, in 2 dtypes, under 4 rules; beyond the default of 8
-# variants PyTorch goes back to single operations without a word.
-torch._dynamo.config.recompile_limit = 64
+# variants PyTorch goes back to single operations without a word. The configuration is each
+# thread's own where torch.compile takes the limit itself, and a GPU's backward pass has its own.
+_LIMIT = {"recompile_limit": 64}
+if "recompile_limit" not in inspect.signature(torch.compile).parameters:
+    torch._dynamo.config.recompile_limit = _LIMIT.pop("recompile_limit")
 
-LARGE = 2**18  # elements; below, compiling takes longer than it saves
+LARGE = 2**18  # elements; below, compiling takes longer than it saves, but on a GPU launches count
 
 
 @functools.cache
@@ -34,7 +38,7 @@ def _compiles(device: str) -> bool:
 
 
 def fused(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """`function`, compiled for large float32 and half-precision tensors.
+    """`function`, compiled for large float32 and half-precision tensors, and for all on a GPU.
 
     Both ways give the same up to rounding. PyTorch otherwise goes through memory once for every
     operation, of which a staircase of 8 levels has more than 50.
@@ -42,13 +46,15 @@ def fused(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     Args: function: of a Tensor, whose size and dtype decide, and whatever else; differentiation is
           up to the caller.
     """
-    compiled = functools.cache(lambda: torch.compile(function, dynamic=True))
+    compiled = functools.cache(lambda: torch.compile(function, dynamic=True, **_LIMIT))
 
     @functools.wraps(function)
     def call(x: Tensor, *args):
-        if x.numel() < LARGE or x.dtype == torch.float64 or not _compiles(x.device.type):
+        kind = x.device.type
+        small = x.numel() < LARGE and kind != "cuda"
+        if small or x.dtype == torch.float64 or not _compiles(kind):
             return function(x, *args)
-        with torch.autocast(x.device.type, enabled=False):  # else compiled once more within it
+        with torch.autocast(kind, enabled=False):  # else compiled once more within it
             return compiled()(x, *args)
 
     return call
