@@ -357,7 +357,9 @@ def test_a_gain_that_no_worst_case_shows_holds_only_against_the_ignorant(
 def test_the_best_network_must_lead_all_others_also_in_the_worst_case():
     key, best = "dqa-cifar-dynamic-2bit", "dynamic-2bit"
     assert status(key, dqa("cifar10", C)) == UNDECIDED, "until its trial is run"
-    assert status(key, dqa("cifar10", C, worst(41, dynamic_2bit=42.0))) == DIRECTION
+    assert status(key, dqa("cifar10", C, worst(41, dynamic_2bit=42.0))) == REPRODUCED
+    more = moved(C, "pgd", 2.01, [best])
+    assert status(key, dqa("cifar10", more, worst(41, dynamic_2bit=42.0))) == DIRECTION
     assert status(key, dqa("cifar10", C, worst(41, dynamic_2bit=41.0))) == IGNORANT
     runner_up = max(C[c]["pgd"] for c in CELLS if c != best)
     tie = moved(C, "pgd", runner_up - C[best]["pgd"], [best])
@@ -433,6 +435,8 @@ def depth_trial(one: float, two: float, three: float) -> dict:
     ("table", "trial", "expected"),
     [
         ((60, 50, 40), None, UNDECIDED),
+        ((72.4, 70.51, 63.23), (3, 2, 1), REPRODUCED),
+        ((72.4, 70.51, 61.22), (3, 2, 1), DIRECTION),
         ((60, 50, 40), (3, 2, 1), DIRECTION),
         ((60, 50, 40), (3, 2, 2), IGNORANT),
         ((60, 50, 40), (1, 2, 3), IGNORANT),

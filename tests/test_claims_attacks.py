@@ -151,6 +151,18 @@ def features(relu, dynamic, worst=None, seeds: int = 3) -> Made:
     return Made(found, cells)
 
 
+def test_every_dynamic_network_must_gain_not_only_one():
+    found = zoo((82, 90), (0, 30))
+    assert dqa_attacks.zoo_fails(found)[0] == REPRODUCED
+    one = zoo((82, 90), (0, 95))
+    mixed = Made(found.found | {k: v for k, v in one.found.items() if k[1] == "dynamic-1bit"})
+    assert dqa_attacks.zoo_fails(mixed)[0] == IGNORANT
+    clustered = features((0.9, 0.4), (0.9, 0.8), 40)
+    assert dqa_attacks.clusters(clustered)[0] == DIRECTION
+    clustered.worsts["dynamic-1bit"] = [20]
+    assert dqa_attacks.clusters(clustered)[0] == IGNORANT
+
+
 @pytest.mark.parametrize(
     ("relu", "dynamic", "worst", "status"),
     [

@@ -133,6 +133,7 @@ def _best_of_all(dataset: str, cell: str):
 
     def rule(evidence: Evidence, name: str, ending: str) -> Verdict:
         others = [c for c in ("relu", *QUANTISED) if c != cell]
+        table = printed(dataset)
         cells = [c + ending for c in (cell, *others)]
         ours = _means(evidence, name, cells, "pgd")
         if not ours:
@@ -146,7 +147,10 @@ def _best_of_all(dataset: str, cell: str):
             return UNDECIDED, f"{why}; its trial is not run yet"
         under = [mean(w) for w in worst]
         why = f"{why}; under the worst of all attacks {under[0] - max(under[1:]):+.1f}"
-        return (DIRECTION if under[0] > max(under[1:]) else IGNORANT), why
+        if under[0] <= max(under[1:]):
+            return IGNORANT, why
+        gain, said = ours[0] - ours[1], table[cell, "pgd"] - table["relu", "pgd"]
+        return (REPRODUCED if near(gain, said) else DIRECTION), f"{why}; over ReLU {gain:+.1f}"
 
     return _readings(dataset, rule)
 
@@ -242,7 +246,10 @@ def _fewer_bits(dataset: str):
             return UNDECIDED, f"{why}; its trial is not run yet"
         under = [mean(w) for w in worst]
         why = f"{why}; under the worst of all attacks {', '.join(f'{u:.1f}' for u in under)} %"
-        return (DIRECTION if under[0] > under[1] > under[2] else IGNORANT), why
+        if not under[0] > under[1] > under[2]:
+            return IGNORANT, why
+        said = [printed(dataset)[f"fixed-{b}bit", "pgd"] for b in BITS]
+        return (REPRODUCED if all(map(near, ours, said)) else DIRECTION), why
 
     return _readings(dataset, rule)
 

@@ -119,7 +119,7 @@ def zoo_fails(evidence: Evidence) -> Verdict:
     )
     if not all(own[0] - r > TOLERANCE for r in own[1:]):
         return NOT, why
-    if not any(g > 0 for g in gains):
+    if not all(g > 0 for g in gains):
         return IGNORANT, why
     met = all(abs(o - s) <= TOLERANCE for o, s in zip(own, said, strict=True))
     return (REPRODUCED if met else DIRECTION), why
@@ -182,4 +182,4 @@ def clusters(evidence: Evidence) -> Verdict:
         return DIRECTION, f"{why}; its trial is not run yet"
     gains = [mean(w) - mean(worst[0]) for w in worst[1:]]
     why = f"{why}; accuracy under the worst of all attacks, over ReLU: {points(gains)} points"
-    return (DIRECTION if any(g > 0 for g in gains) else IGNORANT), why
+    return (DIRECTION if all(g > 0 for g in gains) else IGNORANT), why
