@@ -153,6 +153,14 @@ def test_a_dithered_image_holds_only_the_levels_and_a_ramp_holds_all_of_them(bit
     assert set(noise.flatten().tolist()) <= levels
 
 
+def test_at_7_bits_no_share_of_an_error_reaches_a_whole_grey_value():
+    images = torch.randint(256, (3, 3, 20, 20), generator=torch.Generator().manual_seed(0)).byte()
+    levels = (images.int() >> 1) * 255 // 127
+    assert torch.equal(floyd_steinberg(images, 7).int(), levels)
+    levels = (images.int() >> 2) * 255 // 63
+    assert not torch.equal(floyd_steinberg(images, 6).int(), levels)
+
+
 @each_bits
 def test_an_image_at_the_released_levels_is_a_fixed_point(bits):
     top = 2**bits - 1
