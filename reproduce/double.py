@@ -185,7 +185,7 @@ def attack_checks(record: Record) -> dict[str, tuple[bool, str]]:
 
     Returns: {check: (passed, what was measured)}.
     """
-    after = [n for n in ("clean", *(f"after/{e}" for e in (2, 4, 8, 16, 24, 32)))]
+    after = ["clean", *(f"after/{e}" for e in (2, 4, 8, 16, 24, 32))]
     path = [record.metrics[n]["correct"] for n in after]
     climb = max(b - a for a, b in pairwise(path))
     clean, beyond = path[0], record.metrics["after/outside"]["correct"]
