@@ -37,6 +37,30 @@ class Busy(RuntimeError):
         super().__init__(f"{experiment.slug} ({self.key}) is being run by another process")
 
 
+class _TimeUp(Exception):
+    """The time of a trial is up, and the condition under way may be left out."""
+
+
+class _Clock:
+    """check_stop of a trial: also raises _TimeUp once the limit of seconds has passed.
+
+    spent: seconds, of earlier calls too. essential: whether what is under way must be finished.
+    """
+
+    def __init__(self, check_stop: Callable[[], None], limit_s: float | None = None) -> None:
+        self.check_stop, self.limit_s = check_stop, limit_s
+        self.essential, self.started, self.before = True, time.perf_counter(), 0.0
+
+    @property
+    def spent(self) -> float:
+        return self.before + time.perf_counter() - self.started
+
+    def __call__(self) -> None:
+        self.check_stop()
+        if not self.essential and self.limit_s is not None and self.spent > self.limit_s:
+            raise _TimeUp
+
+
 class NoWeights(FileNotFoundError):
     """The record of a network is there, the network itself is not."""
 
@@ -235,7 +259,7 @@ def _train_and_test(
     model, progress = _network(experiment, dataset, labels, check_stop, report, checkpoint)
     record.curves = progress.curves
     jobs = experiment.evaluations(model, dataset, check_stop)
-    seconds = _evaluate(jobs, model, announce, partial, record)
+    seconds = _evaluate(jobs, model, announce, partial, record, _Clock(check_stop))
     with full_float32():
         record.arrays |= experiment.arrays(model, dataset)
     record.wall_s = progress.seconds + seconds
@@ -262,9 +286,10 @@ def _put_to_trial(
             labels = trial.answers(model, dataset.x_train[: trial.train_images])
         twin, progress = _network(trial, dataset, labels, check_stop, report, checkpoint)
         record.curves, spent = progress.curves, progress.seconds
-    jobs = trial.evaluations(model, twin, dataset, check_stop)
+    clock = _Clock(check_stop, trial.limit_s)
+    jobs = trial.evaluations(model, twin, dataset, clock)
     networks = nn.ModuleList([model, twin]) if isinstance(trial, Substitute) else model
-    seconds = _evaluate(jobs, networks, announce, partial, record)
+    seconds = _evaluate(jobs, networks, announce, partial, record, clock, trial.essential)
     started = time.perf_counter()
     with full_float32():
         record.arrays |= trial.arrays(model, dataset, check_stop)
@@ -278,32 +303,39 @@ def _evaluate(
     announce: Callable[[str], None],
     partial: Path,
     record: Record,
+    clock: _Clock,
+    essential: Callable[[str], bool] = lambda condition: True,
 ) -> float:
     """Put the counts and the bits of every condition into the record; the seconds it took.
 
-    Each finished condition is kept in `partial`, for these very weights, in case of a stop.
+    Each finished condition is kept in `partial`, for these very weights, in case of a stop. What is
+    not essential is left out once the clock's time is up.
     """
     done: dict[str, torch.Tensor] = {}
     weights = storage.tensors_sha256(model.state_dict())
-    before = 0.0
     if partial.exists():
         stored, meta = storage.load_tensors(partial)
         if meta.get("weights") == weights:
-            done, before = stored, meta["seconds"]
-    started = time.perf_counter() - before
+            done, clock.before = stored, meta["seconds"]
     for number, (condition, job) in enumerate(jobs.items(), 1):
         if condition not in done:
             announce(f"{condition} ({number} of {len(jobs)})")
-            done[condition] = job()
-            spent = time.perf_counter() - started
-            storage.save_tensors(partial, done, {"weights": weights, "seconds": spent})
+            clock.essential = essential(condition)
+            try:
+                if not clock.essential:
+                    clock()
+                done[condition] = job()
+            except _TimeUp:
+                continue
+            storage.save_tensors(partial, done, {"weights": weights, "seconds": clock.spent})
         hit = done[condition]
         if hit.is_floating_point():  # norms; inf where no attack succeeded
             record.arrays[f"norm/{condition}"] = hit.numpy()
             hit = hit.isinf()
         record.metrics[condition] = {"correct": int(hit.sum()), "total": len(hit)}
         record.arrays[f"correct/{condition}"] = np.packbits(hit.numpy())
-    return time.perf_counter() - started
+    clock.essential = True
+    return clock.spent
 
 
 def default_threads(jobs: int) -> int:

@@ -59,6 +59,8 @@ def main_checks(record: Record) -> dict[str, tuple[bool, str]]:
     path = [of[n] for n in ("eps/0", "eps/0.25", "eps/0.5", "main", "eps/2", "eps/unbounded")]
     climb = max(after - before for before, after in itertools.pairwise(path))
     idle = float(arrays["zero_gradients/main/images"])
+    random = hits(record, "noise")
+    directed = hits(record, "main")[: len(random)].sum()  # noise may have met fewer images
     curve = arrays["loss/main"]
     start, late, high = curve[0], curve[-len(curve) // 10 :].mean(), curve.max()
     found = {
@@ -73,8 +75,8 @@ def main_checks(record: Record) -> dict[str, tuple[bool, str]]:
         ),
         "unbounded ε leaves nothing": (path[-1] == 0, f"{path[-1]} left"),
         "many steps beat random points": (
-            of["main"] <= of["noise"] + total / 100,
-            f"{of['main']} left, random points {of['noise']}",
+            directed <= random.sum() + len(random) / 100,
+            f"{directed} left, random points {random.sum()}",
         ),
         "twice the steps change little": (
             abs(of["main"] - of["steps/twice"]) <= total / 50,
@@ -285,13 +287,20 @@ def moved_by_maximum(networks: Mapping[str, tuple[Record, Record]]) -> str:
 def queries(networks: Mapping[str, tuple[Record, Record]]) -> str:
     """Accuracy under attacks that see no gradient."""
     first = next(iter(networks.values()))[0]
-    draws = first.experiment["trial"]["conditions"]["noise"]["attack"]["draws"]
+    planned = first.experiment["trial"]["conditions"]
+    draws = planned["noise"]["attack"]["draws"]
     titles = {"noise": f"{draws:,} draws of noise", "square": "Square"}
-    samples = sorted(int(n.removeprefix("nes/")) for n in first.metrics if n.startswith("nes/"))
+    samples = sorted(int(n.removeprefix("nes/")) for n in planned if n.startswith("nes/"))
     titles |= {f"nes/{n}": f"NES, samples {n}" for n in samples}
     titles |= {"hopskipjump": "HopSkipJump"}
     rows = [
-        [name, *(f"{percent(record, n):.1f}" for n in ("clean", *titles))]
+        [
+            name,
+            *(
+                f"{percent(record, n):.1f}" if n in record.metrics else "–"
+                for n in ("clean", *titles)
+            ),
+        ]
         for name, (record, _) in networks.items()
     ]
     return markdown_table(["network", "clean", *titles.values()], rows)
@@ -315,8 +324,18 @@ def checked(trials: Mapping[str, Record]) -> str:
     flagged = [n for n, r in trials.items() if any(r.arrays[f] for f in flags)]
     return (
         f"{checks_table(titled)}\n\nFlags of AutoAttack (answers that change from call to call, or "
-        f"that end in a softmax): {', '.join(flagged) or 'none'}."
+        f"that end in a softmax): {', '.join(flagged) or 'none'}.{_left_out(trials)}"
     )
+
+
+def _left_out(trials: Mapping[str, Record]) -> str:
+    """A sentence on the attacks that a trial's limit of time left out; empty if there are none."""
+    missing = {
+        name: [n for n in r.experiment["trial"]["conditions"] if n not in r.metrics]
+        for name, r in trials.items()
+    }
+    said = "; ".join(f"{name}: {', '.join(found)}" for name, found in missing.items() if found)
+    return f" Left out when the time was up: {said}." if said else ""
 
 
 def leaks(trials: Mapping[str, Record]) -> str:

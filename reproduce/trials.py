@@ -47,12 +47,14 @@ class Trial:
     """A finished experiment's network and the conditions that it is put to.
 
     Args: base: the experiment that trained it. conditions: {name: condition}, in this order.
-          batch: images attacked at a time.
+          batch: images attacked at a time. limit_s: seconds after which conditions that are not
+          `essential` are left out; None for all, however long.
     """
 
     base: Experiment
     conditions: dict[str, Condition]
     batch: int = 250
+    limit_s: float | None = None
 
     @property
     def paper(self) -> str:
@@ -86,6 +88,10 @@ class Trial:
     def key(self) -> str:
         return results.key(configuration(self))
 
+    def essential(self, condition: str) -> bool:
+        """Whether the tables or the checks cannot do without a condition."""
+        return True
+
     def twin(self) -> Experiment | None:
         """The experiment whose network serves as the source of transferred attacks, if any."""
         raise NotImplementedError
@@ -97,10 +103,12 @@ class Trial:
         dataset: data.Dataset,
         check_stop: Callable[[], None],
     ) -> dict[str, Callable[[], Tensor]]:
-        """{condition: what gives its (N,) bool, correct or not}."""
+        """{condition: what gives its (N,) bool, correct or not}, the essential ones first."""
         return {
-            name: functools.partial(self._hits, condition, model, twin, dataset, check_stop)
-            for name, condition in self.conditions.items()
+            name: functools.partial(
+                self._hits, self.conditions[name], model, twin, dataset, check_stop
+            )
+            for name in sorted(self.conditions, key=self.essential, reverse=True)
         }
 
     def _hits(self, condition: Condition, model, twin, dataset, check_stop) -> Tensor:
@@ -130,6 +138,9 @@ class DQATrial(Trial):
     own: AdaptivePGD
     examined: int = 100
     planted: int = 50
+
+    def essential(self, condition):
+        return not condition.startswith(DEAR)
 
     def twin(self) -> DQA | None:
         if self.base.activation == "relu":
@@ -219,6 +230,9 @@ def folded(model: nn.Module | None) -> nn.Module | None:
 
 # --- The conditions -------------------------------------------------------------------------------
 
+# The dearest attacks; each only takes more from the worst case. They come last, by worth.
+DEAR = ("autoattack", "square", "restarts/", "nes/", "hopskipjump", "steps/long")
+
 # The middle temperature of the ladder and a quarter of the radius as step, for every network alike.
 MAIN_RULE = {"backward": "sigmoid", "temperature": 5.0}
 
@@ -237,8 +251,8 @@ def _rules(quantized: bool) -> dict[str, dict]:
 def dqa_trial(base: DQA) -> DQATrial:
     """The trial of one network of DQA, at its scale: the ladder of the issue, and the union."""
     table = base.attacks["pgd"]
-    eps, few, many = table.eps_255, *_BUDGETS[base.scale]["images"]
-    budget = _BUDGETS[base.scale]
+    budget = _BUDGETS[base.scale] | _BUDGETS.get(f"{base.scale}, {base.dataset}", {})
+    eps, few, many = table.eps_255, *budget["images"]
     quantized = base.activation != "relu"
     rule = MAIN_RULE if quantized else {}
     strong = AdaptivePGD(eps_255=eps, step_255=eps / 4, steps=budget["steps"], **rule)
@@ -255,15 +269,12 @@ def dqa_trial(base: DQA) -> DQATrial:
     for steps in (7, 20):
         plan[f"steps/{steps}"] = (replace(strong, steps=steps), many)
     plan["step/2"] = (replace(strong, step_255=2.0), many)
-    plan["steps/long"] = (replace(strong, steps=budget["long"]), few)
     for loss in ("margin", "dlr"):
         plan[f"loss/{loss}"] = (replace(strong, loss=loss), many)
     plan["scaled"] = (replace(strong, scaled=True), many)
     if quantized:
         plain = replace(strong, backward="straight_through", temperature=None)
         plan["scaled/straight_through"] = (replace(plain, scaled=True), many)
-    for restarts in budget["restarts"]:
-        plan[f"restarts/{restarts}"] = (replace(strong, restarts=restarts, loss="margin"), many)
     for share in (0, 0.25, 0.5, 2):
         at = replace(strong, eps_255=eps * share, step_255=eps * share / 4)
         plan[f"eps/{share:g}"] = (at, many)
@@ -273,10 +284,13 @@ def dqa_trial(base: DQA) -> DQATrial:
     if quantized:
         plan["autoattack/sigmoid"] = (replace(auto, **MAIN_RULE), few)
     plan["square"] = (Square(eps_255=eps, queries=budget["queries"]), few)
+    for restarts in budget["restarts"]:
+        plan[f"restarts/{restarts}"] = (replace(strong, restarts=restarts, loss="margin"), many)
     for samples in budget["samples"]:
         nes = NES(eps_255=eps, step_255=eps / 8, steps=20, samples=samples, sigma_255=eps / 8)
         plan[f"nes/{samples}"] = (nes, few)
     plan["hopskipjump"] = (HopSkipJump(eps_255=eps, steps=budget["walk"]), budget["walkers"])
+    plan["steps/long"] = (replace(strong, steps=budget["long"]), few)
     plan["noise"] = (Noise(eps_255=eps, draws=budget["draws"]), budget["noisy"])
     conditions: dict[str, Condition] = {}
     for name, (attack, count) in plan.items():
@@ -287,7 +301,14 @@ def dqa_trial(base: DQA) -> DQATrial:
         # The whole walk, not to the first point that the twin gets wrong: that hardly crosses over.
         walk = PGD(eps, eps / 10, budget["steps"])
         conditions["transfer"] = Condition(attack=walk, images=many, sees="twin")
-    return DQATrial(base=base, conditions=conditions, main=strong, own=own, **budget["checks"])
+    return DQATrial(
+        base=base,
+        conditions=conditions,
+        main=strong,
+        own=own,
+        limit_s=budget.get("limit_s"),
+        **budget["checks"],
+    )
 
 
 def double_trial(base: DoubleQuantization) -> DoubleTrial:
@@ -345,8 +366,10 @@ _BUDGETS = {
         "images": (1_000, 10_000), "steps": 100, "long": 1_000, "restarts": (5, 20),
         "queries": 5_000, "walk": 64, "walkers": 1_000, "draws": 10_000,
         "samples": (20, 100, 500), "checks": {"examined": 500, "planted": 200},
-        "auto": {}, "noisy": 1_000,
+        "auto": {}, "noisy": 1_000, "limit_s": 1_200.0,
     },
+    # ResNet-18 takes forty times the operations of LeNet.
+    "paper, cifar10": {"images": (1_000, 2_000), "noisy": 500},
 }  # fmt: skip
 
 

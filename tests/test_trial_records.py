@@ -95,6 +95,23 @@ def attacked(left: dict[str, int] | None = None, **arrays) -> results.Record:
     return record
 
 
+def test_random_points_are_compared_on_the_images_that_they_met():
+    record = attacked()
+    few = record_of({"noise": [i < 38 for i in range(40)]})
+    record.metrics |= few.metrics
+    record.arrays |= few.arrays
+    passed, said = checks(record)["many steps beat random points"]
+    assert not passed and said == "40 left, random points 38"
+
+
+def test_what_the_time_left_out_is_named():
+    record = attacked()
+    assert "Left out" not in trial_records.checked({"ReLU": record})
+    record.experiment["trial"]["conditions"] |= {"autoattack": {}, "nes/500": {}}
+    text = trial_records.checked({"ReLU": record})
+    assert text.endswith("Left out when the time was up: ReLU: nes/500.")
+
+
 def test_attacks_that_work_pass_every_check():
     assert all(passed for passed, _ in checks(attacked()).values())
 
@@ -229,11 +246,12 @@ def test_what_the_maximum_changes_most_is_told():
     assert text.endswith("for b: from 12.0 to 45.0 %.")
 
 
-def test_queries_are_counted_and_draws_are_told():
-    record = attacked({"nes/100": 41, "nes/20": 42, "hopskipjump": 66})
+def test_queries_are_counted_and_draws_are_told_and_what_was_left_out_is_a_dash():
+    record = attacked({"nes/100": 41, "nes/20": 42})
+    record.experiment["trial"]["conditions"] |= {"nes/100": {}, "nes/20": {}, "hopskipjump": {}}
     text = trial_records.queries({"q": (record, table_of(1))})
     assert "1,000 draws of noise" in text and "NES, samples 20" in text
-    assert rows(text) == {"q": ["90.0", "70.0", "41.0", "42.0", "41.0", "66.0"]}
+    assert rows(text) == {"q": ["90.0", "70.0", "41.0", "42.0", "41.0", "–"]}
 
 
 def test_leaks_are_counted():

@@ -214,6 +214,7 @@ def test_a_trial_holds_what_its_reader_asks_for(scale):
         assert {"main", "steps/twice", "eps/0", "noise", "square"} <= t.conditions.keys()
         attacked = [(c.attack, c.images, c.sees) for c in t.conditions.values()]
         assert all(attacked.count(one) == 1 for one in attacked), "nothing is measured twice"
+        assert t.limit_s == (1200 if scale == "paper" else None)
         for name, c in t.conditions.items():
             full = c.attack is None or c.attack.eps_255 == t.base.attacks["pgd"].eps_255
             assert full or name.startswith("eps/"), "the union is at one radius"
@@ -235,7 +236,7 @@ def test_more_images_steps_and_restarts_are_more_work():
 
 
 def assert_counts_are_bits(t, record) -> None:
-    assert list(record.metrics) == list(t.conditions)
+    assert record.metrics.keys() == t.conditions.keys()
     for name, c in t.conditions.items():
         bits = hits(record, name)
         assert record.metrics[name] == {"correct": int(bits.sum()), "total": c.images}
@@ -439,6 +440,31 @@ def test_a_stopped_trial_keeps_its_finished_conditions(
     resumed = run(based)
     assert len(calls) == 4 - finished and not partial.exists()
     assert resumed.metrics == _trained[1]
+
+
+@pytest.mark.parametrize(
+    ("limit", "kept"),
+    [(0, 0), (10, 0), (12, 0), (13, 1), (15, 1), (16, 2)],
+)
+def test_a_trial_whose_time_is_up_leaves_out_the_dear_attacks_alone(
+    monkeypatch, based, _trained, limit, kept
+):
+    """Each call takes a second: 10 for what is essential, 3 for each dear attack."""
+    dear = {
+        name: Condition(attack=Noise(eps_255=20, draws=draws), images=10)
+        for draws, name in enumerate(("autoattack", "square"), 1)
+    }
+    timed = replace(based, conditions=dear | based.conditions, limit_s=float(limit))
+    seconds = [0.0]
+
+    def tick() -> None:
+        seconds[0] += 1
+
+    monkeypatch.setattr(experiments.time, "perf_counter", lambda: seconds[0])
+    record = run(timed, check_stop=tick)
+    assert {n: c for n, c in record.metrics.items() if n not in dear} == _trained[1]
+    assert [n for n in record.metrics if n in dear] == list(dear)[:kept]
+    assert experiments.load(timed).metrics == record.metrics, "it ends with what it has"
 
 
 def test_a_stop_within_the_training_of_the_base_can_be_resumed(folders):
