@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from reproduce import published
-from reproduce.evaluation import collapsed
+from reproduce.evaluation import collapsed, wilson
 from reproduce.figures import markdown_table, model_name
 from reproduce.results import Record, percent
 
@@ -101,6 +101,42 @@ def table5(records: Records, widths: Sequence[str]) -> str:
         ours = [_each(records.get(cell, []), f"zoo/{h}", "{b.rate:.1f}") for h in widths]
         rows.append([name, f"{printed[same]['value'].item():.2f}", *ours])
     return markdown_table(["network", "published", *(f"h = {h}" for h in widths)], rows)
+
+
+def norms_to_break(records: Records) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, float]]:
+    """C&W on the networks without adversarial training, for `trial_figures.broken_within`.
+
+    Returns: ({network: {rule: norms of the images that were right as they stood, inf where one was
+             never broken}}, {network: published mean}), of the networks that have a record.
+    """
+    printed = published.load("dqa_table3")
+    printed = printed[~printed["adversarial_training"]]
+    rules = {"own": "own rule", "sigmoid": "through the sigmoid"}
+    networks, means = {}, {}
+    for bits in (None, *BITS):
+        name, cell = _network(bits, "fixed")
+        for record in records.get(f"{cell}-clean", []):
+            arrays = {said: record.arrays.get(f"norm/cw/{rule}") for rule, said in rules.items()}
+            networks[name] = {said: v[v > 0] for said, v in arrays.items() if v is not None}
+            same = printed["bits"].isna() if bits is None else printed["bits"] == bits
+            means[name] = printed[same]["value"].item()
+    return networks, means
+
+
+def zoo_rates(
+    records: Records, widths: Sequence[str]
+) -> dict[str, list[tuple[float, float, float]]]:
+    """{network: (percent of images broken, Wilson's low, high) at each width}, as recorded."""
+    found = {}
+    for bits in (None, *BITS):
+        name, cell = _network(bits, "dynamic")
+        for record in records.get(cell, []):
+            each = [broken(record, f"zoo/{h}") for h in widths]
+            if each[0].total:
+                found[name] = [
+                    (b.rate, *(100 * x for x in wilson(b.broken, b.total))) for b in each
+                ]
+    return found
 
 
 def table6(records: Records) -> str:

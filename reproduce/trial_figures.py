@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from reproduce.figures import close
 
@@ -80,4 +81,48 @@ def losses(panels: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
         ax.set(title=title, xlabel="steps", ylim=(0, None))
     axes[0][0].set_ylabel("cross-entropy")
     _legend_below(figure, axes[0][0])
+    return close(figure)
+
+
+def broken_within(
+    networks: Mapping[str, Mapping[str, np.ndarray]], published: Mapping[str, float]
+) -> Figure:
+    """Share of the images that an attack breaks within each norm; a panel a network.
+
+    Args: networks: {network: {backward rule: norms of the images it had to move, inf where it never
+          broke one}}. published: the mean norm printed for each network, dotted.
+    """
+    figure, axes = plt.subplots(
+        1, len(networks), figsize=(2.6 * len(networks), 3.4), sharex=True, sharey=True,
+        squeeze=False,
+    )  # fmt: skip
+    for ax, (title, rules) in zip(axes[0], networks.items(), strict=True):
+        for number, (name, norms) in enumerate(rules.items()):
+            ax.ecdf(norms, color=f"C{number}", ls="-" if number else "--", label=name)
+        ax.axvline(published[title], color="0.4", ls=":", label="published mean")
+        ax.set(title=title, xlabel="$\\ell_2$ norm", ylim=(-0.03, 1.03))
+        ax.yaxis.set_major_formatter(PercentFormatter(1))
+    axes[0][0].set_ylabel("images broken")
+    figure.tight_layout()
+    _legend_below(figure, axes[0][-1])
+    return close(figure)
+
+
+def success_by_width(widths: Sequence[str], networks: Mapping[str, Sequence[tuple]]) -> Figure:
+    """Success of ZOO against the width of its finite difference.
+
+    Args: widths: their names, in order. networks: {name: (percent, low, high) at each width}.
+    """
+    figure, ax = plt.subplots(figsize=(7, 4.2))
+    number = 0
+    for name, found in networks.items():
+        rates, low, high = np.array(found, float).T
+        line = _line(name, number)
+        ax.plot(range(len(widths)), rates, marker="o", ms=5, **line)
+        ax.fill_between(range(len(widths)), low, high, color=line["color"], alpha=0.12, lw=0)
+        number += name != CONTROL
+    ax.set(xlabel="width h of the finite difference ([0, 1] units)", ylabel="images broken (%)",
+           ylim=(-3, 103))  # fmt: skip
+    ax.set_xticks(range(len(widths)), widths)
+    _legend_below(figure, ax)
     return close(figure)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from reproduce import figures, published
+from reproduce import figures, published, trial_figures
 
 
 def measured(*rows: tuple) -> pd.DataFrame:
@@ -95,3 +95,17 @@ SHOWN = SimpleNamespace(
 def test_a_figure_is_returned_and_no_longer_pyplots(draw):
     figure = draw()
     assert isinstance(figure, Figure) and plt.get_fignums() == []
+
+
+def test_images_that_were_never_broken_keep_the_curve_below_one():
+    figure = trial_figures.broken_within(
+        {"ReLU": {"own": np.array([0.1, 0.5, np.inf, np.inf])}}, {"ReLU": 0.12}
+    )
+    curve = figure.axes[0].lines[0].get_xydata()
+    assert curve[curve[:, 0] < np.inf][-1].tolist() == [0.5, 0.5]
+
+
+def test_success_by_width_draws_each_network_at_each_width():
+    found = {"ReLU": [(80, 70, 90), (90, 85, 95)], "fixed": [(0, 0, 4), (50, 40, 60)]}
+    ax = trial_figures.success_by_width(["1e-4", "1/255"], found).axes[0]
+    assert [line.get_ydata().tolist() for line in ax.lines] == [[80, 90], [0, 50]]

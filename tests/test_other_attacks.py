@@ -65,6 +65,21 @@ def test_table_5_has_a_column_for_each_width():
     assert lines[2] == "| ReLU | 81.75 | missing | missing |"
 
 
+def test_figures_get_the_norms_of_images_that_were_right_beside_the_published_mean():
+    networks, means = other_attacks.norms_to_break(NORM_TRIALS)
+    assert list(networks) == ["ReLU", "fixed, 1 bit"] and means["fixed, 1 bit"] == 0.55
+    assert networks["ReLU"]["own rule"].tolist() == pytest.approx([0.1, 0.3])
+    assert networks["fixed, 1 bit"]["own rule"].tolist() == [0.5, INF]
+
+
+def test_figures_get_zoos_success_with_its_interval():
+    found = other_attacks.zoo_rates(
+        {"dynamic-2bit": NORM_TRIALS["dynamic-2bit"]}, ["small", "large"]
+    )
+    (none, _, high), (half, *_) = found["dynamic, 2 bits"]
+    assert (none, half) == (0, 50) and high == pytest.approx(65.76, abs=0.01)
+
+
 TRANSFERS = {
     "dynamic-2bit-vgg16": [
         counts(s, defense_clean=80, substitute_clean=70, substitute_pgd=5, defense_pgd=40 + s,
