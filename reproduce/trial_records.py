@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -143,12 +143,13 @@ def _blind(record: Record, families: tuple[str, ...]) -> tuple[int, int]:
 
 
 def doubtful(record: Record) -> bool:
-    """Whether less may be left than the trial says: something is, and its attacks fail a check.
+    """Whether less may be left than the trial says: something is, and its attacks fail a check, or
+    some were left out.
 
     The table's own attack is not asked.
     """
     sound = all(passed for name, (passed, _) in checks(record).items() if ", own" not in name)
-    return not sound and left(record) > 0
+    return not (sound and not left_out(record)) and left(record) > 0
 
 
 def marked(name: str, record: Record) -> str:
@@ -328,12 +329,16 @@ def checked(trials: Mapping[str, Record]) -> str:
     )
 
 
+def left_out(record: Record) -> list[str]:
+    """The conditions that a trial's limit of time left out."""
+    trial = record.experiment.get("trial", {})
+    planned = trial["conditions"] if "limit_s" in trial else ()
+    return [name for name in planned if name not in record.metrics]
+
+
 def _left_out(trials: Mapping[str, Record]) -> str:
-    """A sentence on the attacks that a trial's limit of time left out; empty if there are none."""
-    missing = {
-        name: [n for n in r.experiment["trial"]["conditions"] if n not in r.metrics]
-        for name, r in trials.items()
-    }
+    """A sentence on what trials left out; empty if that is nothing."""
+    missing = {name: left_out(r) for name, r in trials.items()}
     said = "; ".join(f"{name}: {', '.join(found)}" for name, found in missing.items() if found)
     return f" Left out when the time was up: {said}." if said else ""
 
@@ -372,12 +377,31 @@ def informed(networks: Mapping[str, tuple[Record | None, Record | None]], contro
     return markdown_table(["network", *header], rows)
 
 
-def _fair(record: Record, control: Record) -> float:
-    """Percent that survive those attacks that the control met, too; it has one backward rule."""
-    names = [n for n in control.metrics if n.startswith(ALL) and n in record.metrics]
-    each = [hits(record, n) for n in ("clean", "rule/straight_through", *names)]
-    few = min(map(len, each))
-    return 100 * float(np.all([bits[:few] for bits in each], axis=0).mean())
+def _met_by_both(record: Record, other: Record) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) bool each: which images survive the attacks that both networks met, of those images.
+
+    ReLU's one backward rule stands for the straight-through rule of the others.
+    """
+    names = [n for n in record.metrics if n.startswith(ALL) and n in other.metrics]
+    standing = []
+    for r in (record, other):
+        rule = {"rule/own", "rule/straight_through"} & r.metrics.keys()
+        standing.append([hits(r, n) for n in ("clean", *names, *rule)])
+    few = min(len(bits) for each in standing for bits in each)
+    one, two = (np.all([bits[:few] for bits in each], axis=0) for each in standing)
+    return one, two
+
+
+def lead(records: Sequence[Record], others: Sequence[Record]) -> tuple[float, float]:
+    """By how many points one network keeps more images than another, and the margin (95 %).
+
+    Args:   records, others: trials of the two, seed by seed; the seeds that both have count.
+    Source: the variance of paired differences, images and seeds taken together.
+    """
+    of = {r.seed: r for r in others}
+    pairs = [_met_by_both(r, of[r.seed]) for r in records if r.seed in of]
+    gained = np.concatenate([one.astype(float) - two for one, two in pairs])
+    return 100 * gained.mean(), 100 * 1.96 * gained.std() / len(gained) ** 0.5
 
 
 def _beside(networks: Mapping[str, Record], control: Record) -> str:
@@ -393,7 +417,7 @@ def _beside(networks: Mapping[str, Record], control: Record) -> str:
     text = f"ReLU keeps {100 * relu.mean():.1f} %"
     if kept:
         shares = [100 * k.mean() for k in kept.values()]
-        fair = [_fair(networks[n], control) for n in kept]
+        fair = [100 * _met_by_both(networks[n], control)[0].mean() for n in kept]
         text = (
             f"{min(shares):.1f}–{max(shares):.1f} % under all attacks (the first {few} images; "
             f"{min(fair):.1f}–{max(fair):.1f} % under those that ReLU met, too). {text}. "

@@ -167,19 +167,41 @@ def test_evidence_is_of_this_scale_and_of_the_book_s_configurations_alone(folder
     assert Evidence("paper").records("dqa-mnist", "relu") == []
 
 
-def test_the_worst_case_is_over_the_attacks_of_the_book_s_trial(folder):
-    base = grids.dqa("mnist", "relu", None, 0, "laptop")
-    ours = trials.trial(base)
-    conditions = {"clean": bits(90), "main": bits(60), "eps/2": bits(1)}
-    backwards = {"noise": bits(80)[::-1], "steps/long": np.zeros(100, dtype=bool)}
-    results.save(record(conditions | backwards, ours))
-    results.save(record({"clean": 1.0}, replace(ours, batch=7)))
+def test_a_lead_is_over_the_attacks_that_both_met_in_the_book_s_trials(folder):
+    relu, fixed = (
+        trials.trial(grids.dqa("mnist", *kind, 0, "laptop"))
+        for kind in (("relu", None), ("fixed", 1))
+    )
+    half = bits(50, 500)
+    results.save(record({"clean": bits(90, 500), "rule/own": half, "main": bits(80, 500)}, relu))
+    tried = {"clean": bits(90, 500), "rule/straight_through": bits(60, 500), "eps/2": bits(1, 500)}
+    tried |= {"transfer": bits(0, 500), "main": bits(80, 500)[::-1].copy()}
+    results.save(record(tried, fixed))
+    results.save(record({"clean": 1.0}, replace(relu, batch=7)))
     found = Evidence("laptop")
-    assert found.worst("dqa-mnist", "relu") == [0], "of the 100 that all attacks saw"
-    assert found.worst("dqa-mnist", "relu", ["main", "noise"]) == [60 - 20]
-    assert found.worst("dqa-mnist", "relu", ["main"]) == [60.0]
-    assert found.worst("dqa-mnist", "relu", ["noise"]) == [90 - 20]
-    assert found.worst("dqa-mnist", "fixed-1bit") == []
+    gain, margin = found.lead("dqa-mnist", "fixed-1bit", "relu")
+    assert gain == 40 - 50, "transfer and twice the radius count for neither"
+    p = np.array([-1.0] * 100 + [1.0] * 50 + [0.0] * 350)
+    assert margin == pytest.approx(100 * 1.96 * p.std() / 500**0.5)
+    assert found.lead("dqa-mnist", "relu", "fixed-1bit")[0] == 10
+    assert found.lead("dqa-mnist", "fixed-2bit", "relu") is None
+
+
+def test_a_trial_that_its_time_cut_short_is_no_evidence(folder):
+    paper = trials.trial(grids.dqa("mnist", "relu", None, 0, "paper"))
+    whole = {n: bits(90, c.images) for n, c in paper.conditions.items()}
+    file = results.save(record({n: h for n, h in whole.items() if n != "nes/500"}, paper))
+    assert Evidence("paper").records("dqa-mnist-trial", "relu") == []
+    file.unlink()
+    results.save(record(whole, paper))
+    assert len(Evidence("paper").records("dqa-mnist-trial", "relu")) == 1
+
+
+def test_a_collapsed_network_leads_nothing():
+    tried = {"fixed-1bit": {"clean": 11.0, "main": 11.0}, "relu": {"clean": 95.0, "main": 3.0}}
+    found = dqa("mnist", {}, tried)
+    assert found.lead("dqa-mnist", "fixed-1bit", "relu") is None
+    assert found.lead("dqa-mnist", "relu", "relu") == (0, 0)
 
 
 def test_an_unknown_scale_and_a_damaged_record_are_told(folder):
@@ -348,6 +370,10 @@ def test_a_gain_that_no_worst_case_shows_holds_only_against_the_ignorant(
     assert status(key, dqa(dataset, table, worst(40))) == IGNORANT
     one = worst(41) | {cells[-1]: {"clean": 95.0, "main": 40.0}}
     assert status(key, dqa(dataset, table, one)) == IGNORANT, "one gain is lost"
+    scarce = worst(41) | {cells[-1]: {"clean": 95.0, "main": 40.01}}
+    assert status(key, dqa(dataset, table, scarce)) == UNDECIDED, "one image says little"
+    lost = worst(41) | {cells[-1]: {"clean": 11.0, "main": 11.0}}
+    assert status(key, dqa(dataset, table, lost)) == UNDECIDED, "a collapsed network"
     partly = {c: v for c, v in worst(39).items() if c != cells[-1]}
     assert status(key, dqa(dataset, table, partly)) == UNDECIDED, "not all of it has been tried"
     down = moved(table, attack, table["relu"][attack] - table[cells[-1]][attack] - 1, [cells[-1]])
@@ -566,7 +592,7 @@ EPS = (2, 4, 8, 16, 24, 32)
 
 
 def curve(flat_to: int) -> dict:
-    return {"clean": 80.0} | {f"after/{e}": 80.0 if e <= flat_to else 79.99 for e in EPS}
+    return {"clean": 80.0} | {f"after/{e}": 80.0 if e <= flat_to else 77.99 for e in EPS}
 
 
 @pytest.mark.parametrize(
@@ -584,12 +610,22 @@ def test_a_curve_is_flat_to_the_radius_said_and_no_further(bits_, flat_to, expec
     assert status(key, double(trial=mixed)) == expected, "both models must be"
 
 
-def test_noise_is_removed_if_nothing_changes_inside_the_radius():
+def test_one_answer_that_changes_ends_the_flat_part_and_is_no_drop():
+    hardly = curve(16) | {"after/24": 79.99}
+    kinds = ("2bit", "2bit-dithered")
+    assert status("double-flat-2", double(trial=dict.fromkeys(kinds, hardly))) == NOT
+    early = curve(16) | {"after/16": 79.99}
+    assert status("double-flat-2", double(trial=dict.fromkeys(kinds, early))) == NOT
+
+
+def test_noise_is_removed_if_nothing_changes_inside_the_radius_and_much_outside():
     good = {"clean": 80.0, "after/inside": 80.0, "after/outside": 40.0}
     assert status("double-removed", double(trial=dict.fromkeys(LOW, good))) == REPRODUCED
     swapped = good | {"after/inside": bits(80)[::-1].copy()}
     bad = dict.fromkeys(LOW, good) | {"2bit": swapped}
     assert status("double-removed", double(trial=bad)) == NOT
+    idle = dict.fromkeys(LOW, good) | {"2bit": good | {"after/outside": 78.01}}
+    assert status("double-removed", double(trial=idle)) == UNDECIDED, "that attack does nothing"
 
 
 @pytest.mark.parametrize(
@@ -613,15 +649,22 @@ def test_dithering_must_raise_both_low_depths(by, expected):
     assert status("double-dithering", double(cells)) == UNDECIDED
 
 
-@pytest.mark.parametrize(("lost", "expected"), [(50.0, REPRODUCED), (10.01, REPRODUCED), (9, NOT)])
-def test_the_filter_does_not_help_where_pgd_takes_more_than_ten_points(lost, expected):
-    many = {k: {f"clean/{k}": 80.0, f"pgd/{k}": 20.0} for k in KINDS[4:]}
-    many["7bit"] = {"clean/7bit": 80.0, "pgd/7bit": 80.0 - lost}
+@pytest.mark.parametrize(
+    ("left", "expected"),
+    [(27.4, REPRODUCED), (25.4, REPRODUCED), (29.41, DIRECTION), (39.9, DIRECTION), (40.0, NOT)],
+)
+def test_high_depths_are_not_robust_where_pgd_takes_more_than_half(left, expected):
+    table = published.load("double_quantization_table2")
+    own = table[table["train_bits"] == table["test_bits"]]
+    own = own[own["train_dithered"] == own["test_dithered"]]["value"].to_numpy()
+    high = {k: {f"clean/{k}": 80.0, f"pgd/{k}": 100 * own[i]} for i, k in enumerate(KINDS)}
+    high = {k: high[k] for k in KINDS[4:]}
+    high["3bit-dithered"]["pgd/3bit-dithered"] = left
     rescue = {"3bit": {"after/nearest": 79.0}}
-    assert status("double-high-depth", double(many, rescue)) == expected
-    low = {k: {f"clean/{k}": 80.0, f"pgd/{k}": 80.0} for k in LOW}
-    assert status("double-high-depth", double(many | low)) == expected
-    assert status("double-high-depth", double(low)) == UNDECIDED
+    assert status("double-high-depth", double(high, rescue)) == expected
+    high["3bit-dithered"]["pgd/3bit-dithered"] = bits(45, 1000)
+    assert status("double-high-depth", double(high)) == DIRECTION, "the first 1,000 were all right"
+    assert status("double-high-depth", double(dict(list(high.items())[1:]))) == UNDECIDED
 
 
 @pytest.mark.parametrize(
@@ -664,13 +707,21 @@ def test_training_alone_does_not_resist_where_pgd_leaves_next_to_nothing(left, e
     assert status("double-training-alone", made) == expected
 
 
-@pytest.mark.parametrize(("clean", "expected"), [(80.0, REPRODUCED), (67.01, REPRODUCED),
-                                                 (67.0, NOT), (65.0, NOT)])  # fmt: skip
-def test_an_attack_is_detected_by_a_fall_beyond_the_margin_in_every_model(clean, expected):
-    good = {"clean": 80.0, "after/8": 80.0, "before/bare": 5.0}
-    last = {"clean": clean, "after/8": clean, "before/bare": 65.0}
-    trial = dict.fromkeys(LOW, good) | {"1bit": last}
-    assert status("double-detects", double(trial=trial)) == expected
+@pytest.mark.parametrize(
+    ("kinds", "expected"), [((), REPRODUCED), (("1bit",), DIRECTION), (LOW, NOT)]
+)
+def test_an_attack_is_detected_if_a_labelled_batch_raises_the_alarm_in_every_model(kinds, expected):
+    rng = np.random.default_rng(0)
+    clean = rng.random(2_000) < 0.8
+    seen = {"clean": clean, "after/8": clean, "before/clean": clean, "before/bare": clean & False}
+    hidden = seen | {"before/bare": rng.random(2_000) < 0.78}
+    trial = {k: hidden if k in kinds else seen for k in LOW}
+    made = double({k: {"clean": 80.0} for k in LOW}, trial)
+    for kind in LOW:
+        bits_, dithered = int(kind[0]), kind.endswith("dithered")
+        for r in made.records(f"{DOUBLE}-trial", kind):
+            r.experiment |= {"bits": bits_, "dithered": dithered}
+    assert status("double-detects", made) == expected
 
 
 def test_what_is_printed_for_training_alone_is_read_off_the_table():

@@ -108,8 +108,11 @@ def test_what_the_time_left_out_is_named():
     record = attacked()
     assert "Left out" not in trial_records.checked({"ReLU": record})
     record.experiment["trial"]["conditions"] |= {"autoattack": {}, "nes/500": {}}
+    assert not trial_records.doubtful(record)
+    record.experiment["trial"]["limit_s"] = 60.0
     text = trial_records.checked({"ReLU": record})
     assert text.endswith("Left out when the time was up: ReLU: nes/500.")
+    assert trial_records.doubtful(record)
 
 
 def test_attacks_that_work_pass_every_check():

@@ -28,10 +28,11 @@ from reproduce.claims.evidence import (
     Verdict,
     missing,
     points,
+    under_all,
 )
 from reproduce.evaluation import collapsed
 from reproduce.other_attacks import broken, outcome
-from reproduce.results import Record
+from reproduce.results import Record, percent
 
 NAME = "dqa-cifar10"
 BITS = (3, 2, 1)
@@ -134,8 +135,15 @@ def transfer(network: str):
 
     def decide(evidence: Evidence) -> Verdict:
         name, cells = f"{NAME}-substitutes", [f"{c}-{network}" for c in DYNAMIC]
+        lost = [
+            {r.seed for r in evidence.records(NAME, c) if collapsed(r.metrics)} for c in DYNAMIC
+        ]
+        tried = [
+            [r for r in evidence.records(name, c) if r.seed not in seeds]
+            for c, seeds in zip(cells, lost, strict=True)
+        ]
         each = {
-            what: [evidence.accuracy(name, c, what) for c in cells]
+            what: [[percent(r, what) for r in runs] for runs in tried]
             for what in ("defense/clean", "defense/pgd", "substitute/pgd")
         }
         if min(len(seeds) for found in each.values() for seeds in found) < SEEDS:
@@ -177,9 +185,4 @@ def clusters(evidence: Evidence) -> Verdict:
     # A collapsed network has nothing to lose; it must also keep more.
     if not all(x < lost[0] for x in lost[1:]) or not all(a > after[0] for a in after[1:]):
         return NOT, why
-    worst = [evidence.worst(NAME, c) for c in cells]
-    if not all(worst):
-        return DIRECTION, f"{why}; its trial is not run yet"
-    gains = [mean(w) - mean(worst[0]) for w in worst[1:]]
-    why = f"{why}; accuracy under the worst of all attacks, over ReLU: {points(gains)} points"
-    return (DIRECTION if all(g > 0 for g in gains) else IGNORANT), why
+    return under_all(evidence, NAME, [(c, "relu") for c in DYNAMIC], (DIRECTION, why))

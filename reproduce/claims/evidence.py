@@ -34,7 +34,8 @@ class Evidence:
         self._found: dict[tuple[str, str], list[Record]] = {}
         for e in units.grid(scale=scale):
             record = experiments.load(e)
-            if record is not None:
+            # A trial that its time cut short says nothing of what is left in the end.
+            if record is not None and not trial_records.left_out(record):
                 self._found.setdefault((e.name, e.cell), []).append(record)
 
     def records(self, name: str, cell: str) -> list[Record]:
@@ -49,12 +50,15 @@ class Evidence:
             if condition in r.metrics and not (trained and collapsed(r.metrics))
         ]
 
-    def worst(self, name: str, cell: str, families: Sequence[str] | None = None) -> list[float]:
-        """In percent, each seed: images of a trial that survive every attack of the families, by
-        default of all, over the images that all of these attacks saw."""
-        of = trial_records.ALL if families is None else tuple(families)
-        tried = self.records(f"{name}-trial", cell)
-        return [100 * float(trial_records.union(r, of, common=True).mean()) for r in tried]
+    def lead(self, name: str, cell: str, other: str) -> tuple[float, float] | None:
+        """By how many points one network keeps more than another under the worst of the attacks
+        that both met, and the margin; None where there is no trial of both, or they collapsed."""
+        pair = [
+            [r for r in self.records(f"{name}-trial", c) if not collapsed(r.metrics)]
+            for c in (cell, other)
+        ]
+        seeds = [{r.seed for r in runs} for runs in pair]
+        return trial_records.lead(*pair) if seeds[0] & seeds[1] else None
 
     def kept(self, name: str, cell: str, families: Sequence[str]) -> list[float]:
         """In percent, each seed: of the images judged correctly without an attack, those that
@@ -105,13 +109,35 @@ def kinder(verdicts: Sequence[Verdict]) -> Verdict:
     return best, "; ".join(why for status, why in verdicts if status == best)
 
 
+def points(values: Sequence[float]) -> str:
+    return ", ".join(f"{v:+.1f}" for v in values)
+
+
+def under_all(
+    evidence: Evidence,
+    name: str,
+    pairs: Sequence[tuple[str, str]],
+    verdict: Verdict,
+    say: Callable[[Sequence[float]], str] = points,
+) -> Verdict:
+    """What a table shows, lowered where the worst of all attacks does not show it.
+
+    Args: pairs: (cell, the cell that it must lead). verdict: by the table. say: the leads in words.
+    """
+    status, why = verdict
+    leads = [evidence.lead(name, *pair) for pair in pairs]
+    if None in leads:
+        return UNDECIDED, f"{why}; not all of these networks have been tried, or they collapsed"
+    gains, margins = zip(*leads, strict=True)
+    why += f"; under the worst of all attacks {say(gains)} points, to ±{max(margins):.1f}"
+    if min(gains) <= 0:
+        return IGNORANT, why
+    return (status if all(g > m for g, m in leads) else UNDECIDED), why
+
+
 def near(ours: float, published: float) -> bool:
     """Within TOLERANCE, the margin included: the last bit of a float decides nothing."""
     return abs(ours - published) < TOLERANCE + 1e-9
-
-
-def points(values: Sequence[float]) -> str:
-    return ", ".join(f"{v:+.1f}" for v in values)
 
 
 def missing(what: str) -> Verdict:
