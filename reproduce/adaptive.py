@@ -21,21 +21,11 @@ import torchattacks
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reproduce.attacks import check_rule, surrogate
+from reproduce.attacks import check_counts, check_rule, check_sizes, margin, surrogate
 from reproduce.quantizers import Backward
 
 Loss = Literal["cross_entropy", "margin", "dlr"]
 Perturb = Callable[[Tensor, Tensor], Tensor]
-
-
-def margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """The best wrong logit less the right one, (N,): above 0 where the model errs.
-
-    Source: Carlini and Wagner 2017, f_6.
-    """
-    right = logits.gather(1, labels[:, None]).squeeze(1)
-    wrong = logits.scatter(1, labels[:, None], -torch.inf).max(1).values
-    return wrong - right
 
 
 def dlr(logits: Tensor, labels: Tensor) -> Tensor:
@@ -64,18 +54,6 @@ def logit_scale(logits: Tensor) -> Tensor:
     return b.flatten()[(b.squeeze(2).pow(4) * norm).argmax(0)]
 
 
-def _sizes(**values: float) -> None:
-    for name, value in values.items():
-        if isinstance(value, bool) or not 0 <= value < float("inf"):
-            raise ValueError(f"{name} is {value!r}; it must be a finite number, at least 0")
-
-
-def _counts(least: int = 1, **values: int) -> None:
-    for name, value in values.items():
-        if type(value) is not int or value < least:
-            raise ValueError(f"{name} is {value!r}; it must be a whole number, at least {least}")
-
-
 @dataclass(frozen=True, kw_only=True)
 class AdaptivePGD:
     """PGD from random starts, with the attacker's own backward rule, loss and averaging.
@@ -101,8 +79,8 @@ class AdaptivePGD:
     noise_255: float = 0.0
 
     def __post_init__(self) -> None:
-        _sizes(eps_255=self.eps_255, step_255=self.step_255, noise_255=self.noise_255)
-        _counts(steps=self.steps, restarts=self.restarts, samples=self.samples)
+        check_sizes(eps_255=self.eps_255, step_255=self.step_255, noise_255=self.noise_255)
+        check_counts(steps=self.steps, restarts=self.restarts, samples=self.samples)
         if self.loss not in get_args(Loss):
             raise ValueError(f"loss is {self.loss!r}; choose one of {', '.join(get_args(Loss))}")
         check_rule(self.backward, self.temperature)
@@ -198,9 +176,9 @@ class NES:
     sigma_255: float
 
     def __post_init__(self) -> None:
-        _sizes(eps_255=self.eps_255, step_255=self.step_255, sigma_255=self.sigma_255)
-        _counts(steps=self.steps)
-        _counts(2, samples=self.samples)
+        check_sizes(eps_255=self.eps_255, step_255=self.step_255, sigma_255=self.sigma_255)
+        check_counts(steps=self.steps)
+        check_counts(2, samples=self.samples)
         if self.samples % 2:
             raise ValueError(f"samples is {self.samples!r}; it must be even")
 
@@ -241,8 +219,8 @@ class Noise:
     draws: int
 
     def __post_init__(self) -> None:
-        _sizes(eps_255=self.eps_255)
-        _counts(draws=self.draws)
+        check_sizes(eps_255=self.eps_255)
+        check_counts(draws=self.draws)
 
     def attack(self, model: nn.Module) -> Perturb:
         return functools.partial(self._run, model)
@@ -270,8 +248,8 @@ class Square:
     queries: int
 
     def __post_init__(self) -> None:
-        _sizes(eps_255=self.eps_255)
-        _counts(queries=self.queries)
+        check_sizes(eps_255=self.eps_255)
+        check_counts(queries=self.queries)
 
     def attack(self, model: nn.Module) -> Perturb:
         options = {"eps": self.eps_255 / 255, "n_queries": self.queries, "seed": _seed()}
@@ -305,9 +283,9 @@ class AutoAttack:
     queries: int = 5_000
 
     def __post_init__(self) -> None:
-        _sizes(eps_255=self.eps_255)
-        _counts(4, classes=self.classes)
-        _counts(steps=self.steps, queries=self.queries)
+        check_sizes(eps_255=self.eps_255)
+        check_counts(4, classes=self.classes)
+        check_counts(steps=self.steps, queries=self.queries)
         check_rule(self.backward, self.temperature)
 
     def attack(self, model: nn.Module) -> Perturb:
@@ -346,8 +324,8 @@ class HopSkipJump:
     steps: int
 
     def __post_init__(self) -> None:
-        _sizes(eps_255=self.eps_255)
-        _counts(steps=self.steps)
+        check_sizes(eps_255=self.eps_255)
+        check_counts(steps=self.steps)
 
     def attack(self, model: nn.Module) -> Perturb:
         return functools.partial(self._run, model)

@@ -82,10 +82,28 @@ def surrogate(
             m.set_backward(*rule)
 
 
-def _at_least_zero(**values: float) -> None:
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """The best wrong logit less the right one, (N,): above 0 where the model errs.
+
+    Source: Carlini and Wagner 2017, f_6.
+    """
+    right = logits.gather(1, labels[:, None]).squeeze(1)
+    wrong = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
+    return wrong - right
+
+
+def check_sizes(**values: float) -> None:
+    """Raise ValueError unless each is a finite number, at least 0."""
     for name, value in values.items():
-        if not 0 <= value < float("inf"):
-            raise ValueError(f"{name} is {value}; it must be a finite number, at least 0")
+        if isinstance(value, bool) or not 0 <= value < float("inf"):
+            raise ValueError(f"{name} is {value!r}; it must be a finite number, at least 0")
+
+
+def check_counts(least: int = 1, **values: int) -> None:
+    """Raise ValueError unless each is a whole number, at least `least`."""
+    for name, value in values.items():
+        if type(value) is not int or value < least:
+            raise ValueError(f"{name} is {value!r}; it must be a whole number, at least {least}")
 
 
 @dataclass(frozen=True)
@@ -100,7 +118,7 @@ class FGSM:
     eps_255: float
 
     def __post_init__(self) -> None:
-        _at_least_zero(eps_255=self.eps_255)
+        check_sizes(eps_255=self.eps_255)
 
     def attack(self, model: nn.Module) -> torchattacks.attack.Attack:
         return torchattacks.FGSM(model, eps=self.eps_255 / 255)
@@ -125,9 +143,8 @@ class PGD:
     temperature: float | None = None
 
     def __post_init__(self) -> None:
-        _at_least_zero(eps_255=self.eps_255, step_255=self.step_255)
-        if self.steps < 1:
-            raise ValueError(f"steps is {self.steps}; it must be at least 1")
+        check_sizes(eps_255=self.eps_255, step_255=self.step_255)
+        check_counts(steps=self.steps)
         check_rule(self.backward, self.temperature)
 
     def attack(self, model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:

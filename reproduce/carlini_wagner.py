@@ -15,7 +15,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from reproduce.attacks import check_images, full_float32, weights_fixed
+from reproduce.attacks import (
+    check_counts,
+    check_images,
+    check_sizes,
+    full_float32,
+    margin,
+    weights_fixed,
+)
 from reproduce.quantizers import FixedQuantizer
 
 # Pixels are drawn this much towards 1/2, so that 0 and 1 have a finite arctanh and can move.
@@ -44,24 +51,18 @@ def shortfall(logits: Tensor, labels: Tensor, confidence: float) -> Tensor:
     Args:    logits: (N, K), or log-probabilities, which give the same: their normaliser cancels.
     Returns: (N,), at most 0 where an image is adversarial. The lead must exceed rounding (EDGE).
     """
-    own = labels.unsqueeze(1)
-    lead = logits.scatter(1, own, -math.inf).amax(1) - logits.gather(1, own).squeeze(1)
-    return confidence - lead + EDGE * logits.detach().abs().amax(1)
+    return confidence - margin(logits, labels) + EDGE * logits.detach().abs().amax(1)
 
 
 def check_settings(attack) -> None:
     """Raise ValueError unless the fields that both attacks have are in their ranges."""
-    if attack.search_steps < 1:
-        raise ValueError(f"search_steps is {attack.search_steps}; it must be at least 1")
+    check_counts(search_steps=attack.search_steps)
     for name in ("lr", "initial_c"):
         if not 0 < getattr(attack, name) < math.inf:
             raise ValueError(
                 f"{name} is {getattr(attack, name)}; it must be a finite number above 0"
             )
-    if not 0 <= attack.confidence < math.inf:
-        raise ValueError(
-            f"confidence is {attack.confidence}; it must be a finite number, at least 0"
-        )
+    check_sizes(confidence=attack.confidence)
 
 
 class Search:

@@ -172,6 +172,8 @@ def run(
     except FileExistsError:  # another machine, with another cache, was faster
         if (record := load(experiment)) is None:
             raise
+        # The network trained here is not the one that the record names.
+        (storage.cache() / "weights" / f"{experiment.key}.safetensors").unlink(missing_ok=True)
         return record
     except filelock.Timeout:
         raise Busy(experiment) from None

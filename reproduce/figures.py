@@ -56,8 +56,9 @@ def summary(measured: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
 
     Args:    measured: results.load(...), at one scale. published: published.load("dqa_table1") or
              of the same columns (activation, bits, attack, value in percent).
-    Returns: activation, bits, attack, published, each (all in percent; each lists the seeds, in
-             their order), in the published order.
+    Returns: activation, bits, attack, published, each, high (in percent; the last two list the
+             seeds, in their order: accuracy, and the upper end of its Wilson interval), in the
+             published order.
     Raises:  ValueError: records of several scales, or two of one cell and seed.
     """
     if len(measured) and measured["scale"].nunique() > 1:
@@ -71,7 +72,7 @@ def summary(measured: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for cell in published.itertuples():
         bits = None if pd.isna(cell.bits) else int(cell.bits)
-        ours = pd.Series(dtype=float)
+        ours = pd.DataFrame(columns=["accuracy", "high"], dtype=float)
         if len(measured):
             same_bits = measured["bits"].isna() if bits is None else measured["bits"] == bits
             ours = (
@@ -80,7 +81,7 @@ def summary(measured: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
                     same_bits
                     & (measured["activation"] == cell.activation)
                     & (measured["condition"] == cell.attack),
-                    "accuracy",
+                    ["accuracy", "high"],
                 ]
             )
         rows.append(
@@ -89,7 +90,8 @@ def summary(measured: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
                 "bits": bits,
                 "attack": cell.attack,
                 "published": cell.value,
-                "each": ours.tolist(),
+                "each": ours["accuracy"].tolist(),
+                "high": ours["high"].tolist(),
             }
         )
     return pd.DataFrame(rows).astype({"bits": "Int64"})
@@ -114,7 +116,8 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> s
 def side_by_side(table: pd.DataFrame, chance: float = 10) -> str:
     """`summary` as a Markdown table: published and each of our seeds, for each attack.
 
-    A seed whose clean accuracy is below twice `chance` (percent) collapsed in training: in italics.
+    A seed that collapsed in training is in italics: clean accuracy, by the upper end of its
+    interval, below twice `chance` (percent), as `evaluation.collapsed` has it.
     """
     header = ["activation"]
     for name in ATTACKS.values():
@@ -124,7 +127,7 @@ def side_by_side(table: pd.DataFrame, chance: float = 10) -> str:
     for activation, bits in models.itertuples(index=False):
         same_bits = table["bits"].isna() if pd.isna(bits) else table["bits"] == bits
         cells = table[same_bits & (table["activation"] == activation)].set_index("attack")
-        collapsed = [clean < 2 * chance for clean in cells.loc["clean", "each"]]
+        collapsed = [high < 2 * chance for high in cells.loc["clean", "high"]]
         row = [model_name(activation, None if pd.isna(bits) else int(bits))]
         for attack in ATTACKS:
             seeds = zip(cells.loc[attack, "each"], collapsed, strict=True)

@@ -43,16 +43,20 @@ class Hardened(DoubleQuantization):
     def prepare(self, images: Tensor) -> Tensor:
         return data.to_float(images)
 
+    @property
+    def tests(self):
+        kind = self.bits, self.dithered
+        return [("clean", kind, None), ("pgd", kind, self.attack)]
+
     def evaluations(self, model, dataset, check_stop):
         fast = models.folded(model)
         options = {"batch_size": self.eval_batch, "seed": self.seed, "check_stop": check_stop}
-        jobs = {"clean": (None, self.test_images), "pgd": (self.attack, self.attacked_images)}
-        return {
-            name: functools.partial(
-                correct, fast, dataset.x_test[:count], dataset.y_test[:count], attack, **options
-            )
-            for name, (attack, count) in jobs.items()
-        }
+        jobs = {}
+        for name, _, attack in self.tests:
+            count = self.test_images if attack is None else self.attacked_images
+            x, y = dataset.x_test[:count], dataset.y_test[:count]
+            jobs[name] = functools.partial(correct, fast, x, y, attack, **options)
+        return jobs
 
 
 @dataclass(frozen=True, kw_only=True)

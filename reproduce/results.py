@@ -39,7 +39,7 @@ COLUMNS = [
 def root() -> Path:
     """$REPRODUCE_RESULTS, else results/ beside the package."""
     default = Path(__file__).resolve().parent.parent / "results"
-    return Path(os.environ.get("REPRODUCE_RESULTS") or default)
+    return Path(os.environ.get("REPRODUCE_RESULTS") or default).expanduser()
 
 
 def key(configuration: dict) -> str:

@@ -37,7 +37,9 @@ def flags(model: nn.Module, images: Tensor) -> dict[str, bool]:
 def zero_gradients(
     model: nn.Module, attack: AdaptivePGD, images: Tensor, labels: Tensor
 ) -> dict[str, float]:
-    """Share of entries of the attack's gradient that are exactly zero, at each layer's input.
+    """Share of entries that are exactly zero in the gradient at the images, at each layer's input.
+
+    Of the attack's rule and loss, but of one gradient: without an average over noise.
 
     Args:    images: (N, C, H, W) float32 in [0, 1]. labels: (N,) int64.
     Returns: {"images": share of images whose gradient is zero everywhere, "pixels": share of their

@@ -16,7 +16,7 @@ from torch import Tensor
 
 def cache() -> Path:
     """$REPRODUCE_CACHE, else ~/.cache/reproduce: weights, checkpoints and locks."""
-    return Path(os.environ.get("REPRODUCE_CACHE") or Path.home() / ".cache" / "reproduce")
+    return Path(os.environ.get("REPRODUCE_CACHE") or "~/.cache/reproduce").expanduser()
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -145,11 +145,14 @@ class DQATrial(Trial):
     def twin(self) -> DQA | None:
         if self.base.activation == "relu":
             return None
-        training = self.base.training
-        if training.attack is not None:  # ReLU has one backward rule
+        # What is said of quantisers is nothing to ReLU: all readings of them have one twin.
+        training = replace(self.base.training, thresholds=None)
+        if training.attack is not None:
             plain = replace(training.attack, backward=None, temperature=None)
             training = replace(training, attack=plain)
-        return replace(self.base, activation="relu", bits=None, training=training)
+        return replace(
+            self.base, activation="relu", bits=None, maximum="batch", source="x", training=training
+        )
 
     @staticmethod
     def deployed(model: nn.Module) -> nn.Module:

@@ -19,7 +19,7 @@ from reproduce import data, experiments, grids, results, storage
 from reproduce.attacks import FGSM, PGD
 from reproduce.dither import bayer, floyd_steinberg, jarvis_judice_ninke
 from reproduce.evaluation import correct
-from reproduce.experiments import Busy, run, trained
+from reproduce.experiments import Busy, NoWeights, run, trained
 from reproduce.grids import (
     KINDS,
     configuration,
@@ -929,6 +929,8 @@ def test_a_record_that_another_machine_stored_meanwhile_is_taken(monkeypatch):
     record = run(tiny())
     assert record.metrics and [r.key for r in results.records()] == [record.key]
     assert results.failures() == []
+    with pytest.raises(NoWeights):  # those trained here are not the ones that the record names
+        trained(tiny())
 
 
 def test_a_file_in_the_way_of_the_record_is_told(monkeypatch):

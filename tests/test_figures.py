@@ -11,11 +11,14 @@ import pytest
 from matplotlib.figure import Figure
 
 from reproduce import figures, published, trial_figures
+from reproduce.evaluation import collapsed, wilson
 
 
 def measured(*rows: tuple) -> pd.DataFrame:
     columns = ["activation", "bits", "seed", "condition", "accuracy"]
-    return pd.DataFrame(rows, columns=columns).assign(scale="laptop")
+    table = pd.DataFrame(rows, columns=columns)
+    high = [wilson(round(1000 * a), 1000)[1] for a in table["accuracy"]]
+    return table.assign(scale="laptop", high=high)
 
 
 ROWS = [
@@ -56,6 +59,14 @@ def test_the_table_shows_missing_cells_as_missing_and_collapsed_seeds_in_italics
     assert lines[2].startswith("| ReLU | 99.24 | 90.00<br>91.00 | 94.04 |")
     assert "*10.00*<br>*11.00*" in lines[3] and lines[3].startswith("| fixed, 1 bit ")
     assert lines[-1].count("missing") == 3
+
+
+@pytest.mark.parametrize("share", [0.17, 0.19, 0.21])
+def test_italics_are_for_what_the_rules_call_collapsed(share):
+    rows = [("fixed", 1, 0, condition, share) for condition in ("clean", "pgd", "fgsm")]
+    text = figures.side_by_side(figures.summary(measured(*rows), TABLE1))
+    counts = {"clean": {"correct": round(1000 * share), "total": 1000}}
+    assert (f"*{100 * share:.2f}*" in text) == collapsed(counts)
 
 
 def test_columns_of_numbers_are_aligned_right_and_others_left():

@@ -359,6 +359,14 @@ def test_the_column_of_the_sigmoid_is_the_main_attacks_rule():
     assert (shown.backward, shown.temperature) == (t.main.backward, t.main.temperature)
 
 
+def test_all_readings_of_the_quantiser_have_one_twin():
+    base = tiny("dynamic", 2)
+    frozen = replace(base.training, thresholds="clean")
+    for other in (replace(base, source="tanh"), replace(base, training=frozen), tiny("fixed", 1)):
+        assert small(other).twin() == small(base).twin() == tiny("relu", None)
+    assert small(replace(tiny(), maximum="image")).twin() == tiny("relu", None)
+
+
 def test_an_answer_does_not_depend_on_the_neighbours():
     t = small(tiny("fixed", 2))
     x = data.to_float(data.load("digits").x_test[:20])
