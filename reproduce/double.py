@@ -7,7 +7,7 @@ on, a column a kind that it was tested on, and percent in their cells, NaN where
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from reproduce import published
+from reproduce.evaluation import paired
 from reproduce.quantizers import Rounding, linear_quantize
 from reproduce.results import Record, hits
 
@@ -225,6 +226,24 @@ def attack_checks(record: Record) -> dict[str, tuple[bool, str]]:
             "; ".join(f"{m} of {few} fall to {n} alone" for n, m in blind.items()),
         ),
     }
+
+
+def compare_halftones(networks: Mapping[str, Record | None], conditions: Mapping[str, str]) -> str:
+    """What networks that differ in their halftone say of clean images, against the first of them.
+
+    Args: networks: {halftone: record}, None where it was not run. conditions: {halftone: the
+          record's clean condition on images of this halftone}.
+    """
+    (first, base), *others = networks.items()
+    if base is None or any(record is None for _, record in others):
+        return "not all of these networks have been trained."
+    of = {name: hits(record, conditions[name]) for name, record in networks.items()}
+    said = []
+    for name, _ in others:
+        gain, margin = paired(of[name], of[first])
+        sure = "" if abs(gain) > margin else ", which is within chance"
+        said.append(f"{name} {gain:+.1f} points (±{margin:.1f}{sure})")
+    return f"against {first} ({100 * of[first].mean():.1f} %): {'; '.join(said)}."
 
 
 def off_level(images: Tensor, bits: int) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from math import sqrt
 from statistics import NormalDist
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -98,6 +99,23 @@ def wilson(correct: int, total: int, confidence: float = 0.95) -> tuple[float, f
     low = 0.0 if correct == 0 else (centre - half) / scale
     high = 1.0 if correct == total else (centre + half) / scale
     return low, high
+
+
+def paired(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
+    """By how many points one share exceeds another on the same images, and the margin (95 %).
+
+    Args:    one, other: (N,) bool, at least one image.
+    Returns: (difference, margin) in percentage points; the margin is normal, from the variance of
+             the paired differences.
+    Raises:  ValueError: as many of both not given, or none.
+    Source:  McNemar 1947 (the difference hangs on the discordant pairs alone).
+    """
+    one, other = np.asarray(one, float), np.asarray(other, float)
+    if one.shape != other.shape or not len(one):
+        raise ValueError(f"{len(one)} and {len(other)} images; give the same ones, at least 1")
+    gained = one - other
+    z = NormalDist().inv_cdf(0.975)
+    return 100 * float(gained.mean()), 100 * z * float(gained.std()) / len(gained) ** 0.5
 
 
 def collapsed(metrics: dict[str, dict[str, int]], classes: int = 10) -> bool:

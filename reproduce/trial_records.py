@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from reproduce.evaluation import collapsed, wilson
+from reproduce.evaluation import collapsed, paired, wilson
 from reproduce.figures import checks_table, markdown_table
 from reproduce.results import Record, hits, percent
 
@@ -395,13 +395,12 @@ def _met_by_both(record: Record, other: Record) -> tuple[np.ndarray, np.ndarray]
 def lead(records: Sequence[Record], others: Sequence[Record]) -> tuple[float, float]:
     """By how many points one network keeps more images than another, and the margin (95 %).
 
-    Args:   records, others: trials of the two, seed by seed; the seeds that both have count.
-    Source: the variance of paired differences, images and seeds taken together.
+    Args: records, others: trials of the two; the seeds that both have count, all images together.
     """
     of = {r.seed: r for r in others}
     pairs = [_met_by_both(r, of[r.seed]) for r in records if r.seed in of]
-    gained = np.concatenate([one.astype(float) - two for one, two in pairs])
-    return 100 * gained.mean(), 100 * 1.96 * gained.std() / len(gained) ** 0.5
+    one, other = (np.concatenate(images) for images in zip(*pairs, strict=True))
+    return paired(one, other)
 
 
 def _beside(networks: Mapping[str, Record], control: Record) -> str:

@@ -334,3 +334,20 @@ def test_the_figures_can_be_drawn_with_all_some_and_none_of_the_records():
         panels = {"one": double.frontier(table), "other": double.frontier(TABLE1)}
         assert len(figures.certified_frontier(panels, 8).axes) == 2
         figures.detectability(pd.DataFrame({10: double.own(table) / 100}))
+
+
+# --- Halftones ------------------------------------------------------------------------------------
+
+
+def test_halftones_are_compared_image_by_image_and_chance_is_said():
+    def network(images: range) -> SimpleNamespace:
+        right = np.isin(np.arange(100), images)
+        counts = {"correct": int(right.sum()), "total": 100}
+        arrays = {"correct/own": np.packbits(right)}
+        return SimpleNamespace(metrics={"own": counts}, arrays=arrays)
+
+    networks = {"a": network(range(90)), "b": network(range(99)), "c": network(range(1, 91))}
+    own = dict.fromkeys(networks, "own")
+    text = double.compare_halftones(networks, own)
+    assert text.startswith("against a (90.0 %): b +9.0 points (±5.6); c +0.0 points (±2.8, which")
+    assert "not all" in double.compare_halftones(networks | {"b": None}, own)

@@ -5,6 +5,7 @@ import itertools
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -15,7 +16,7 @@ from torch import nn
 from reproduce import data
 from reproduce.attacks import FGSM, PGD, perturb
 from reproduce.dither import floyd_steinberg
-from reproduce.evaluation import batch_seed, collapsed, correct, warning_signs, wilson
+from reproduce.evaluation import batch_seed, collapsed, correct, paired, warning_signs, wilson
 from reproduce.quantizers import filter_radius, linear_quantize
 from reproduce.training import Interrupted
 
@@ -336,3 +337,20 @@ def test_a_network_near_chance_has_collapsed(clean, lost):
 def test_every_batch_of_every_seed_has_its_own_attack_seed():
     seeds = {batch_seed(seed, number) for seed in range(5) for number in range(1000)}
     assert len(seeds) == 5000
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40))
+def test_a_paired_difference_is_that_of_the_discordant_pairs(pairs):
+    one, other = (np.array(column) for column in zip(*pairs, strict=True))
+    up, down = pairs.count((True, False)), pairs.count((False, True))
+    n = len(pairs)
+    gain, margin = paired(one, other)
+    assert gain == pytest.approx(100 * (up - down) / n)
+    spread = math.sqrt(max(0, (up + down) / n - ((up - down) / n) ** 2) / n)
+    assert margin == pytest.approx(100 * 1.959964 * spread, abs=1e-4)
+
+
+@pytest.mark.parametrize("counts", [(2, 3), (0, 0)])
+def test_unlike_numbers_of_images_are_no_pairs(counts):
+    with pytest.raises(ValueError, match=f"{counts[0]} and {counts[1]} images"):
+        paired(*(np.ones(count, bool) for count in counts))
