@@ -52,18 +52,34 @@ def _legend_below(figure: Figure, ax: Axes) -> None:
 
 
 def against_eps(
-    eps: Sequence[float], networks: Mapping[str, Sequence[float]], unit: str, mark: float
+    eps: Sequence[float],
+    networks: Mapping[str, Sequence[float]],
+    unit: str,
+    mark: float,
+    published: Mapping[str, tuple[float, float]] | None = None,
+    kinks: Mapping[str, float] | None = None,
 ) -> Figure:
     """Accuracy against the radius; a vertical line marks the radius of the tables.
 
-    Args: eps: radii in `unit`. networks: {name: percent at each radius}.
+    Args: eps: radii in `unit`. networks: {name: percent at each radius}. published: {name: (up to
+          which radius, percent)}, dashed in the network's colour. kinks: {label: radius}, dotted.
     """
     figure, ax = plt.subplots(figsize=(7, 4.2))
     number = 0
     for name, values in networks.items():
-        ax.plot(eps, values, marker="o", ms=5, **_line(name, number))
+        line = _line(name, number)
+        ax.plot(eps, values, marker="o", ms=5, **line)
+        if name in (published or {}):
+            reach, said = published[name]
+            ax.plot([0, reach], [said, said], color=line["color"], ls="--", lw=1)
         number += name != CONTROL
     ax.axvline(mark, color="0.6", lw=1)
+    for label, radius in (kinks or {}).items():
+        ax.axvline(radius, color="0.3", lw=1, ls=":")
+        spot = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+        ax.annotate(
+            label, (radius, 1), xytext=(2, -4), va="top", rotation=90, size="x-small", **spot
+        )
     ax.set(xlabel=f"ε ({unit})", ylabel="accuracy (%)", ylim=(-3, 103))
     _legend_below(figure, ax)
     return close(figure)

@@ -120,3 +120,12 @@ def test_success_by_width_draws_each_network_at_each_width():
     found = {"ReLU": [(80, 70, 90), (90, 85, 95)], "fixed": [(0, 0, 4), (50, 40, 60)]}
     ax = trial_figures.success_by_width(["1e-4", "1/255"], found).axes[0]
     assert [line.get_ydata().tolist() for line in ax.lines] == [[80, 90], [0, 50]]
+
+
+def test_published_levels_and_kinks_stand_beside_the_curves():
+    figure = trial_figures.against_eps(
+        [0, 8], {"2 bits": [80, 79]}, "1/255", 8, {"2 bits": (16, 84.5)}, {"radius": 21}
+    )
+    curve, said, mark, kink = (line.get_xydata().tolist() for line in figure.axes[0].lines)
+    assert curve == [[0, 80], [8, 79]] and said == [[0, 84.5], [16, 84.5]]
+    assert (mark[0][0], kink[0][0]) == (8, 21)
