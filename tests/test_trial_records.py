@@ -95,13 +95,17 @@ def attacked(left: dict[str, int] | None = None, **arrays) -> results.Record:
     return record
 
 
-def test_random_points_are_compared_on_the_images_that_they_met():
+@pytest.mark.parametrize(
+    ("left", "met", "passes"), [(38, 40, False), (20, 20, True), (40, 60, True)]
+)
+def test_random_points_are_compared_on_the_images_that_they_met(left, met, passes):
+    """The main attack leaves the first 40 of 100 images."""
     record = attacked()
-    few = record_of({"noise": [i < 38 for i in range(40)]})
+    few = record_of({"noise": [i < left for i in range(met)]})
     record.metrics |= few.metrics
     record.arrays |= few.arrays
     passed, said = checks(record)["many steps beat random points"]
-    assert not passed and said == "40 left, random points 38"
+    assert (passed, said) == (passes, f"{min(40, met)} left, random points {left}")
 
 
 def test_what_the_time_left_out_is_named():
