@@ -146,8 +146,10 @@ def doubtful(record: Record) -> bool:
     """Whether less may be left than the trial says: something is, and its attacks fail a check, or
     some were left out.
 
-    The table's own attack is not asked.
+    The table's own attack is not asked. A network that collapsed in training has nothing to attack.
     """
+    if collapsed({"clean": record.metrics["clean"]}):
+        return False
     sound = all(passed for name, (passed, _) in checks(record).items() if ", own" not in name)
     return not (sound and not left_out(record)) and left(record) > 0
 

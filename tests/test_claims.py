@@ -10,8 +10,8 @@ import pytest
 from reproduce import grids, published, results, trial_records, trials
 from reproduce.claims import (
     DIRECTION,
-    IGNORANT,
     NOT,
+    OWN_ONLY,
     REPRODUCED,
     STATUSES,
     TOLERANCE,
@@ -126,7 +126,7 @@ def test_a_verdict_is_that_of_the_first_scale_that_decides():
 
 
 def test_the_kinder_verdict_is_the_better_one_and_one_that_is_open_beats_a_refusal():
-    order = [REPRODUCED, DIRECTION, IGNORANT, UNDECIDED, NOT]
+    order = [REPRODUCED, DIRECTION, OWN_ONLY, UNDECIDED, NOT]
     assert sorted(order) == sorted(STATUSES)
     for a, b in itertools.product(order, repeat=2):
         first = min((a, b), key=order.index)
@@ -307,12 +307,21 @@ def test_a_scale_with_run_and_trial_goes_before_a_larger_one_without_a_trial(dou
 
 
 def test_the_short_answer_leaves_out_what_collapsed_and_says_how_many_were_tried():
-    trial = {c: {"clean": 95.0, "main": 81.0 if c == "relu" else 8.0} for c in CELLS}
-    trial["fixed-1bit"] = {"clean": 95.0, "main": 2.0}
+    trial = {c: {"clean": 95.0, "square": 82.0, "main": 81.0} for c in CELLS}
+    for c in QUANTISED:
+        trial[c] |= {"square": 30.0, "main": 8.0}
+    trial["fixed-1bit"] |= {"main": 2.0}
     trial["fixed-2bit"] = {"clean": 11.0, "main": 11.0}
     del trial["dynamic-3bit"]
-    mnist, cifar, filtered = in_short([dqa("mnist", {"relu": {}}, trial, endings=["-mixed"])])
+    found = dqa("mnist", {"relu": {}}, trial, endings=["-mixed"])
+    mnist, cifar, filtered = in_short([found])
     assert "leave 2–8 % to the 4 (of 6) quantised networks" in mnist and "81 % to ReLU" in mnist
+    assert mnist.endswith("leaves 30 %, of ReLU 82 %."), "nothing was trained otherwise"
+    other = dqa(
+        "mnist", {}, {"relu": trial["relu"], "fixed-1bit": trial["fixed-1bit"]}, endings=[""]
+    )
+    both = in_short([Known(found._found | other._found)])[0]
+    assert both.endswith("Trained on adversarial examples alone: 2 % (ReLU 81 %).")
     assert "CIFAR-10** has not been put to trial" in cifar
     assert "has not been put to trial" in filtered
     good = {"clean": 80.0, "after/8": 80.0, "before/clean": 80.0, "before/strong": 5.0}
@@ -362,14 +371,14 @@ def worst(quantised: float, relu: float = 40.0, **one: float) -> dict:
 
 
 @every_gain
-def test_a_gain_that_no_worst_case_shows_holds_only_against_the_ignorant(
+def test_a_gain_that_no_worst_case_shows_holds_only_under_the_papers_own(
     key, dataset, table, attack, cells
 ):
     assert status(key, dqa(dataset, table, worst(41))) == REPRODUCED
-    assert status(key, dqa(dataset, table, worst(39))) == IGNORANT
-    assert status(key, dqa(dataset, table, worst(40))) == IGNORANT
+    assert status(key, dqa(dataset, table, worst(39))) == OWN_ONLY
+    assert status(key, dqa(dataset, table, worst(40))) == OWN_ONLY
     one = worst(41) | {cells[-1]: {"clean": 95.0, "main": 40.0}}
-    assert status(key, dqa(dataset, table, one)) == IGNORANT, "one gain is lost"
+    assert status(key, dqa(dataset, table, one)) == OWN_ONLY, "one gain is lost"
     scarce = worst(41) | {cells[-1]: {"clean": 95.0, "main": 40.01}}
     assert status(key, dqa(dataset, table, scarce)) == UNDECIDED, "one image says little"
     lost = worst(41) | {cells[-1]: {"clean": 11.0, "main": 11.0}}
@@ -386,7 +395,7 @@ def test_the_best_network_must_lead_all_others_also_in_the_worst_case():
     assert status(key, dqa("cifar10", C, worst(41, dynamic_2bit=42.0))) == REPRODUCED
     more = moved(C, "pgd", 2.01, [best])
     assert status(key, dqa("cifar10", more, worst(41, dynamic_2bit=42.0))) == DIRECTION
-    assert status(key, dqa("cifar10", C, worst(41, dynamic_2bit=41.0))) == IGNORANT
+    assert status(key, dqa("cifar10", C, worst(41, dynamic_2bit=41.0))) == OWN_ONLY
     runner_up = max(C[c]["pgd"] for c in CELLS if c != best)
     tie = moved(C, "pgd", runner_up - C[best]["pgd"], [best])
     assert status(key, dqa("cifar10", tie, worst(41, dynamic_2bit=42.0))) == NOT
@@ -416,6 +425,7 @@ def test_fgsm_on_mnist_gains_as_well():
     [
         ("dqa-mnist-dynamic", "mnist", M, "pgd"),
         ("dqa-cifar-dynamic", "cifar10", C, "pgd"),
+        ("dqa-cifar-dynamic-fgsm", "cifar10", C, "fgsm"),
         ("dqa-cifar-clean", "cifar10", C, "clean"),
     ],
 )
@@ -445,7 +455,7 @@ def test_learnt_thresholds_must_win_at_every_depth(key, dataset, table, attack):
         assert status(key, dqa(dataset, table)) == UNDECIDED, "until its trial is run"
         for equal in better:
             ahead = better | {equal: 41.0}
-            assert status(key, dqa(dataset, table, worst(41, **ahead))) == IGNORANT
+            assert status(key, dqa(dataset, table, worst(41, **ahead))) == OWN_ONLY
 
 
 def depth_table(one: float, two: float, three: float) -> dict:
@@ -464,8 +474,8 @@ def depth_trial(one: float, two: float, three: float) -> dict:
         ((72.4, 70.51, 63.23), (3, 2, 1), REPRODUCED),
         ((72.4, 70.51, 61.22), (3, 2, 1), DIRECTION),
         ((60, 50, 40), (3, 2, 1), DIRECTION),
-        ((60, 50, 40), (3, 2, 2), IGNORANT),
-        ((60, 50, 40), (1, 2, 3), IGNORANT),
+        ((60, 50, 40), (3, 2, 2), OWN_ONLY),
+        ((60, 50, 40), (1, 2, 3), OWN_ONLY),
         ((60, 50, 50), (3, 2, 1), NOT),
         ((50, 60, 40), None, NOT),
     ],
@@ -722,11 +732,23 @@ def test_an_attack_is_detected_if_a_labelled_batch_raises_the_alarm_in_every_mod
         for r in made.records(f"{DOUBLE}-trial", kind):
             r.experiment |= {"bits": bits_, "dithered": dithered}
     assert status("double-detects", made) == expected
+    noisy = clean.copy()
+    noisy[::2] = rng.random(1_000) < 0.9  # the threshold is set on these, and is too strict
+    trial["2bit"] = seen | {"before/clean": noisy, "before/bare": noisy & False}
+    for r in double(trial={"2bit": trial["2bit"]}).records(f"{DOUBLE}-trial", "2bit"):
+        r.experiment |= {"bits": 2, "dithered": False}
+        made._found[f"{DOUBLE}-trial", "2bit"] = [r]
+    assert status("double-detects", made) == DIRECTION, "false alarms count"
 
 
 def test_what_is_printed_for_training_alone_is_read_off_the_table():
     said = CLAIMS["double-training-alone"].published
     assert said == "1 bit 0.2 %; 2 bits not legible in our copy"
+
+
+def test_the_printed_table_itself_refutes_the_trend_under_fgsm():
+    found, why = CLAIMS["dqa-cifar-bits-fgsm"].decide(Known({}))
+    assert found == NOT and "72.90, 71.80, 73.18 %" in why
 
 
 def test_the_clean_accuracies_of_table_4_are_compared_with_each_of_the_others():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from reproduce import norms
-from reproduce.claims import DIRECTION, IGNORANT, NOT, REPRODUCED, UNDECIDED, dqa_attacks, ledger
+from reproduce.claims import DIRECTION, NOT, OWN_ONLY, REPRODUCED, UNDECIDED, dqa_attacks, ledger
 from reproduce.claims.dqa_attacks import DYNAMIC, NAME
 
 INF = float("inf")
@@ -64,7 +64,7 @@ def carlini(own, sigmoid) -> Made:
         ([1, 2, 3, 4], [1, 2, 3, 4], DIRECTION),
         ([1, 2, 3, 2.5], [1, 2, 3, 4], NOT),
         ([1, 2, 3, INF], [1, 2, 3, 4], NOT),
-        ([1, 2, 3, 4], [1, 2, 0.5, 4], IGNORANT),
+        ([1, 2, 3, 4], [1, 2, 0.5, 4], OWN_ONLY),
         ([1, 2, 3, 4], [1, 9, INF, 9], DIRECTION),  # the other rule is no better
     ],
 )
@@ -82,7 +82,7 @@ def success(own: int, sigmoid: int, clean: int = 80) -> Made:
 
 @pytest.mark.parametrize(
     ("own", "sigmoid", "status"),
-    [(0, 0, REPRODUCED), (2, 2, REPRODUCED), (0, 3, IGNORANT), (3, 0, NOT)],
+    [(0, 0, REPRODUCED), (2, 2, REPRODUCED), (0, 3, OWN_ONLY), (3, 0, NOT)],
 )
 def test_cw_fails_only_if_no_rule_succeeds(own, sigmoid, status):
     assert dqa_attacks.cw_fails(success(own, sigmoid))[0] == status
@@ -106,7 +106,7 @@ def zoo(relu: tuple[int, int], dynamic: tuple[int, int]) -> Made:
     [
         ((82, 90), (0, 1), REPRODUCED),
         ((50, 60), (0, 30), DIRECTION),
-        ((82, 90), (0, 95), IGNORANT),
+        ((82, 90), (0, 95), OWN_ONLY),
         ((1, 90), (0, 0), NOT),
     ],
 )
@@ -163,11 +163,11 @@ def test_every_dynamic_network_must_gain_not_only_one():
     assert dqa_attacks.zoo_fails(found)[0] == REPRODUCED
     one = zoo((82, 90), (0, 95))
     mixed = Made(found.found | {k: v for k, v in one.found.items() if k[1] == "dynamic-1bit"})
-    assert dqa_attacks.zoo_fails(mixed)[0] == IGNORANT
+    assert dqa_attacks.zoo_fails(mixed)[0] == OWN_ONLY
     clustered = features((0.9, 0.4), (0.9, 0.8), 40)
     assert dqa_attacks.clusters(clustered)[0] == DIRECTION
     clustered.worsts["dynamic-1bit"] = [20]
-    assert dqa_attacks.clusters(clustered)[0] == IGNORANT
+    assert dqa_attacks.clusters(clustered)[0] == OWN_ONLY
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_every_dynamic_network_must_gain_not_only_one():
         ((0.9, 0.4), (0.9, 0.8), 40, DIRECTION),
         ((0.9, 0.4), (0.9, 0.8), None, UNDECIDED),
         ((0.9, 0.4), (0.9, 0.8), 30.4, UNDECIDED),  # within the margin
-        ((0.9, 0.4), (0.9, 0.8), 20, IGNORANT),
+        ((0.9, 0.4), (0.9, 0.8), 20, OWN_ONLY),
         ((0.9, 0.4), (0.9, 0.3), 40, NOT),
         ((0.9, 0.4), (0.1, 0.1), 40, NOT),  # collapsed: nothing to lose
         ((0.5, 0.4), (0.9, 0.7), 40, NOT),

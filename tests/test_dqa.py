@@ -159,3 +159,28 @@ def test_other_readings_stand_beside_the_literal_one_collapsed_in_italics():
     lines = dqa.readings(what, literal, {"dynamic-2bit-tanh": RECORDS[4]}).splitlines()
     assert lines[2] == "| fixed-2bit | 70.00 / 50.00 / 51.00 | per image | missing |"
     assert lines[3] == "| dynamic-2bit | missing | tanh | *10.00 / 10.00 / 10.00* |"
+
+
+def test_a_gain_is_put_beside_the_published_ones_and_its_absence_is_said():
+    trained = {dqa.name_of(r): r for r in RECORDS if r.seed == 0}
+    text = dqa.conclude_gain(trained, "cifar10")
+    assert "2 of 2 quantised networks are better than ReLU" in text, "one of three collapsed"
+    assert "+10.0 to +25.0 points, where the paper prints +14.5 to +31.1." in text
+    worse = {"ReLU": RECORDS[0], "fixed": record("fixed", 1, 0, 700, 400, 350)}
+    assert "0 of 1" in dqa.conclude_gain(worse, "mnist") and "not appear" in dqa.conclude_gain(
+        worse, "mnist"
+    )
+    assert "not run" in dqa.conclude_gain({"ReLU": RECORDS[0]}, "cifar10")
+
+
+def test_the_most_frequent_level_and_merged_levels_are_told():
+    def layer(levels, counts):
+        made = record("dynamic", 2, 0, 700, 300, 350)
+        made.arrays |= {"first/levels": np.array(levels), "first/counts": np.array(counts)}
+        return made
+
+    text = dqa.levels_used(
+        {"a": layer([-1, -0.99, 1, 0.5], [0, 90, 10, 0]), "b": layer([-1, 1], [1, 1])}
+    )
+    assert "a 90.0 %, 1 of its levels within 0.02 of the next; b 50.0 %." in text
+    assert dqa.levels_used({}) == "missing"

@@ -119,3 +119,8 @@ def test_conclusions_count_what_broke_and_where_a_transfer_did_more_than_the_dir
 def test_what_was_not_run_is_said(few):
     assert other_attacks.conclude(few, {}, TRANSFERS).count("not run at this scale") == 4
     assert "missing" in other_attacks.table6({})
+
+
+def test_the_printed_tables_are_compared_with_each_other():
+    text = other_attacks.as_printed()
+    assert "leave 14 to 28 points less than PGD" in text and "printed with 45 to 57 %" in text

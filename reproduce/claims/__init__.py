@@ -1,13 +1,14 @@
 """The claims ledger: what both papers claim, and the rule by which records decide each claim.
 
-The rules, their margins and the number of seeds they ask for stand here, and were committed before
-the trials were run. A verdict follows from the records of one scale; the scale is the paper's where
+The rules, their margins and the number of seeds they ask for stand here. A first version was
+committed before the first trial was run; book/deviations.md lists what was changed since, and what
+was known by then. A verdict follows from the records of one scale; the scale is the paper's where
 it suffices, else the laptop's.
 
 - A published number is reproduced if the mean over our seeds is within TOLERANCE points of it.
 - A comparison holds in direction if its sign is right; it is reproduced if its size is, too.
 - What holds in a table, but not for the worst case over all attacks of the trial, holds only
-  against attacks that ignore the defence.
+  under the paper's own attacks.
 - Where the paper can be read in two ways (mixed or purely adversarial training), the reading that
   is kinder to the claim counts.
 """
@@ -17,8 +18,8 @@ from __future__ import annotations
 from reproduce.claims import double, dqa
 from reproduce.claims.evidence import (
     DIRECTION,
-    IGNORANT,
     NOT,
+    OWN_ONLY,
     REPRODUCED,
     STATUSES,
     TOLERANCE,
@@ -31,8 +32,8 @@ from reproduce.claims.headlines import HEADER, headlines, in_short
 __all__ = [
     "DIRECTION",
     "HEADER",
-    "IGNORANT",
     "NOT",
+    "OWN_ONLY",
     "REPRODUCED",
     "STATUSES",
     "TOLERANCE",

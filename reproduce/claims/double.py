@@ -20,7 +20,7 @@ from reproduce.claims.evidence import (
     near,
     points,
 )
-from reproduce.double import detection, words
+from reproduce.double import detection, published_table, words
 from reproduce.evaluation import wilson
 from reproduce.results import Record
 
@@ -208,7 +208,13 @@ def _depths_match(evidence: Evidence) -> Verdict:
             scores = {k: r.metrics[f"clean/{k}"]["correct"] for k in kinds}
             tie = 0.005 * r.metrics[f"clean/{kind}"]["total"]  # ties within half a point
             best += scores[kind] >= max(scores.values()) - tie
-    why = f"{best} of {count} models do best on their own kind of image, to half a point"
+    table = published_table("I")
+    strictly = sum(row.max() == row[kind] for kind, row in table.iterrows())
+    within = sum(row.max() - row[kind] <= 0.5 for kind, row in table.iterrows())
+    why = (
+        f"{best} of {count} models do best on their own kind of image, to half a point; as printed "
+        f"{within} of {len(table)}, strictly {strictly}"
+    )
     return (REPRODUCED if best == count else DIRECTION if best > count / 2 else NOT), why
 
 
@@ -250,7 +256,8 @@ def _published_on_8_bits() -> str:
 
 
 REFERENCE = 100  # images of a batch
-DETECTED = 0.95  # of the attacked batches
+DETECTED = 0.95  # of the attacked batches, at least
+FALSE_ALARMS = 0.10  # of the clean ones, at most; the threshold aims at 0.05
 
 
 def _detects(evidence: Evidence) -> Verdict:
@@ -263,13 +270,14 @@ def _detects(evidence: Evidence) -> Verdict:
     found = detection(records, [REFERENCE])
     unseen = sum(_unchanged(r, "clean", "after/8") for r in records)
     seen = found["detected"] >= DETECTED
+    quiet = found["false_alarm"] <= FALSE_ALARMS
     why = (
         f"with {REFERENCE} labelled images at least {100 * found['detected'].min():.1f} % of the "
         "batches that were attacked before dithering raise the alarm, and at most "
         f"{100 * found['false_alarm'].max():.1f} % of clean ones; after dithering {unseen} of "
         f"{len(records)} models answer as on clean images, where nothing is to be seen"
     )
-    return (REPRODUCED if seen.all() else DIRECTION if seen.any() else NOT), why
+    return (REPRODUCED if (seen & quiet).all() else DIRECTION if seen.any() else NOT), why
 
 
 def claims() -> list[Claim]:

@@ -2,7 +2,7 @@
 
 - C&W's norms hold in direction if they grow as bits get fewer, and are reproduced if each is within
   NORM_TOLERANCE of the published one. They must also grow for the smaller norm of both backward
-  rules, image by image, else they hold only against an attack that ignores the defence.
+  rules, image by image, else they hold only under the network's own rule.
 - A success rate of 0 is met up to TOLERANCE points. Networks that collapsed decide nothing.
 - ZOO at its authors' width stands for the paper's own attack, which names none.
 - Of a transferred attack the paper compares the target with the substitute, and calls the cost of
@@ -20,8 +20,8 @@ import numpy as np
 from reproduce import norms, published
 from reproduce.claims.evidence import (
     DIRECTION,
-    IGNORANT,
     NOT,
+    OWN_ONLY,
     REPRODUCED,
     TOLERANCE,
     Evidence,
@@ -78,7 +78,7 @@ def cw_norms(evidence: Evidence) -> Verdict:
     known = [outcome(_smallest(r)).mean for r in records]
     why = f"{why}; by the better of both rules {_norms(known)}"
     if not all(a < b for a, b in pairwise(known)):
-        return IGNORANT, why
+        return OWN_ONLY, why
     near = all(abs(o - s) <= NORM_TOLERANCE * s for o, s in zip(ours, said, strict=True))
     return (REPRODUCED if near else DIRECTION), why
 
@@ -100,7 +100,7 @@ def cw_fails(evidence: Evidence) -> Verdict:
     )
     if not all(r <= TOLERANCE for r in rates["own"]):  # a rate that is no number is no zero
         return NOT, why
-    return (REPRODUCED if all(r <= TOLERANCE for r in rates["sigmoid"]) else IGNORANT), why
+    return (REPRODUCED if all(r <= TOLERANCE for r in rates["sigmoid"]) else OWN_ONLY), why
 
 
 def zoo_fails(evidence: Evidence) -> Verdict:
@@ -121,7 +121,7 @@ def zoo_fails(evidence: Evidence) -> Verdict:
     if not all(own[0] - r > TOLERANCE for r in own[1:]):
         return NOT, why
     if not all(g > 0 for g in gains):
-        return IGNORANT, why
+        return OWN_ONLY, why
     met = all(abs(o - s) <= TOLERANCE for o, s in zip(own, said, strict=True))
     return (REPRODUCED if met else DIRECTION), why
 

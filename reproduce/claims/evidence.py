@@ -11,14 +11,14 @@ from reproduce.results import Record
 
 REPRODUCED = "reproduced"
 DIRECTION = "reproduced in direction only"
-IGNORANT = "holds only against attacks that ignore the defence"
+OWN_ONLY = "holds only under the paper's own attacks"
 NOT = "not reproduced"
 UNDECIDED = "undecided"
-STATUSES = (REPRODUCED, DIRECTION, IGNORANT, NOT, UNDECIDED)
+STATUSES = (REPRODUCED, DIRECTION, OWN_ONLY, NOT, UNDECIDED)
 
 TOLERANCE = 2.0  # percentage points
 
-_KINDEST = (REPRODUCED, DIRECTION, IGNORANT, UNDECIDED, NOT)
+_KINDEST = (REPRODUCED, DIRECTION, OWN_ONLY, UNDECIDED, NOT)
 
 Verdict = tuple[str, str]
 
@@ -131,7 +131,7 @@ def under_all(
     gains, margins = zip(*leads, strict=True)
     why += f"; under the worst of all attacks {say(gains)} points, to ±{max(margins):.1f}"
     if min(gains) <= 0:
-        return IGNORANT, why
+        return OWN_ONLY, why
     return (status if all(g > m for g, m in leads) else UNDECIDED), why
 
 
