@@ -10,7 +10,7 @@ import numpy as np
 from reproduce import published
 from reproduce.evaluation import collapsed, wilson
 from reproduce.figures import markdown_table, model_name
-from reproduce.results import Record, percent
+from reproduce.results import Record, hits, percent
 
 Records = Mapping[str, Sequence[Record]]  # by cell, each seed
 BITS = (3, 2, 1)
@@ -123,6 +123,35 @@ def norms_to_break(records: Records) -> tuple[dict[str, dict[str, np.ndarray]], 
     return networks, means
 
 
+def within_the_ball(norm_trials: Records, tables: Records) -> str:
+    """What C&W breaks without leaving PGD's ball, of the images that PGD leaves; a table.
+
+    A perturbation of l2 norm r moves no pixel by more than r: those with norms up to PGD's radius
+    lie in its ball, and there may be more.
+
+    Args: norm_trials: by cell. tables: the networks' own records, by cell.
+    """
+    rows = []
+    for bits in (None, *BITS):
+        name, cell = _network(bits, "dynamic")
+        for trial in norm_trials.get(cell, []):
+            for network in (r for r in tables.get(cell, []) if r.seed == trial.seed):
+                rows.append([name, *_within(trial, network)])
+    if not rows:
+        return "Not run at this scale."
+    header = ["network", "images", "right after PGD", "of these, broken by C&W within ε", "left"]
+    return markdown_table(header, rows)
+
+
+def _within(trial: Record, network: Record) -> tuple[int, int, int, int]:
+    """(images, right after the table's PGD, of these broken by C&W within its radius, left)."""
+    norms = np.min([v for n, v in trial.arrays.items() if n.startswith("norm/cw/")], axis=0)
+    standing = hits(network, "pgd")[: len(norms)]
+    radius = network.experiment["attacks"]["pgd"]["eps_255"] / 255
+    near = int((standing & (norms <= radius)).sum())
+    return len(norms), int(standing.sum()), near, int(standing.sum()) - near
+
+
 def zoo_rates(
     records: Records, widths: Sequence[str]
 ) -> dict[str, list[tuple[float, float, float]]]:
@@ -225,6 +254,7 @@ def conclude(norm_trials: Records, tables: Records, transfers: Records) -> str:
             for rule, found in rules.items()
         )
         lines.append(f"- **{title}:** of the quantised networks' images, C&W breaks {said}.")
+    lines += _conclude_within(norm_trials, tables)
     lines.append(_conclude_zoo(dynamic, relu))
     lines.append(_conclude_transfer(tables, transfers))
     return "\n".join(lines)
@@ -233,6 +263,24 @@ def conclude(norm_trials: Records, tables: Records, transfers: Records) -> str:
 def _lost(networks: Sequence[Record] | None, trial: Record) -> bool:
     """Whether the network of a trial collapsed, as its own record says."""
     return any(collapsed(r.metrics) for r in networks or [] if r.seed == trial.seed)
+
+
+def _conclude_within(norm_trials: Records, tables: Records) -> list[str]:
+    counts = [
+        _within(trial, network)
+        for bits in BITS
+        for trial in norm_trials.get(f"dynamic-{bits}bit", [])
+        for network in tables.get(f"dynamic-{bits}bit", [])
+        if network.seed == trial.seed and not collapsed(network.metrics)
+    ]
+    if not counts:
+        return []
+    _, right, broken_too, _ = (sum(column) for column in zip(*counts, strict=True))
+    return [
+        f"- **Against Table 2:** of {right} images of dynamic networks that PGD leaves right, C&W "
+        f"breaks {broken_too} without leaving PGD's ball"
+        + (", where PGD had missed them." if broken_too else ".")
+    ]
 
 
 def _conclude_zoo(dynamic: Sequence[Record], relu: Sequence[Record]) -> str:

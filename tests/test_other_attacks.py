@@ -80,6 +80,20 @@ def test_figures_get_zoos_success_with_its_interval():
     assert (none, half) == (0, 50) and high == pytest.approx(65.76, abs=0.01)
 
 
+def test_what_cw_breaks_within_the_radius_of_pgd_was_missed_by_pgd():
+    trial = norms(cw_own=[0, 0.01, 0.03, 0.04, INF], cw_sigmoid=[0, 0.5, 0.5, 0.03, INF])
+    right = np.array([True, False, True, True, True])  # after PGD
+    network = SimpleNamespace(
+        seed=0,
+        metrics={"pgd": {"correct": 4, "total": 5}},
+        arrays={"correct/pgd": np.packbits(right)},
+        experiment={"attacks": {"pgd": {"eps_255": 8.0}}},
+    )
+    text = other_attacks.within_the_ball({"dynamic-1bit": [trial]}, {"dynamic-1bit": [network]})
+    assert text.splitlines()[-1] == "| dynamic, 1 bit | 5 | 4 | 3 | 1 |"
+    assert other_attacks.within_the_ball({}, {}) == "Not run at this scale."
+
+
 TRANSFERS = {
     "dynamic-2bit-vgg16": [
         counts(s, defense_clean=80, substitute_clean=70, substitute_pgd=5, defense_pgd=40 + s,
@@ -101,9 +115,13 @@ def test_table_6_lists_each_seed_beside_the_published_value():
 
 def test_conclusions_count_what_broke_and_where_a_transfer_did_more_than_the_direct_attack():
     tables = {"dynamic-2bit": [counts(0, clean=80, pgd=45), counts(1, clean=80, pgd=41)]}
-    first, second, zoo, transfer = other_attacks.conclude(
+    for table in tables["dynamic-2bit"]:
+        table.arrays = {"correct/pgd": np.packbits(np.arange(100) < 45)}
+        table.experiment = {"attacks": {"pgd": {"eps_255": 255.0}}}
+    first, second, within, zoo, transfer = other_attacks.conclude(
         NORM_TRIALS, tables, TRANSFERS
     ).splitlines()
+    assert "of 2 images" in within and "breaks 1 without leaving" in within
     assert "breaks 1 of 2 with the network's own rule, 2 of 2 through the sigmoid" in first
     assert "breaks 0 of 2 with the network's own rule, 1 of 2 through the sigmoid" in second
     assert "50.0 % of the images of dynamic networks (h = large) and 50.0 % for ReLU" in zoo
