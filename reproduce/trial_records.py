@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -21,6 +22,7 @@ WHITE_BOX = (
     "scaled",
     "restarts/",
     "autoattack",
+    "cw/",
 )
 QUERIES = ("square", "nes/", "noise")
 BLACK_BOX = (*QUERIES, "hopskipjump", "transfer")
@@ -47,6 +49,33 @@ def union(
             standing[: len(few)] &= few
             seen = min(seen, len(few))
     return standing[:seen] if common else standing
+
+
+def completed(trial: Record, others: Iterable[Record]) -> Record:
+    """A trial's record with what other units did to the very same network, as further conditions.
+
+    Of a substitute: "transfer/NETWORK", the PGD that was made on it. Of a trial of norms:
+    "cw/RULE", which breaks an image if the l2 norm is within the trial's radius: then no pixel has
+    moved by more, and the perturbation lies in the ball of all the others.
+
+    Args: others: records of any units; those of other weights are passed over.
+    """
+    metrics, arrays = dict(trial.metrics), dict(trial.arrays)
+    for r in others:
+        if r.weights_sha256 != trial.weights_sha256:
+            continue
+        found = {}
+        if "network" in r.experiment["trial"]:
+            found[f"transfer/{r.experiment['trial']['network']}"] = hits(r, "defense/pgd")
+        radius = trial.experiment["attacks"]["pgd"]["eps_255"] / 255
+        for name, norms in r.arrays.items():
+            if name.startswith("norm/cw/"):
+                found[name.removeprefix("norm/")] = norms > radius
+        for name, bits in found.items():
+            bits = bits[: trial.metrics["clean"]["total"]]
+            metrics[name] = {"correct": int(bits.sum()), "total": len(bits)}
+            arrays[f"correct/{name}"] = np.packbits(bits)
+    return replace(trial, metrics=metrics, arrays=arrays)
 
 
 def main_checks(record: Record) -> dict[str, tuple[bool, str]]:
@@ -176,6 +205,7 @@ FAMILIES = {
     "Auto-<br>Attack": ("autoattack",),
     "black<br>box": ("square", "nes/", "hopskipjump", "noise"),
     "transfer": ("transfer",),
+    "C&W": ("cw/",),
 }
 RULES = {
     "zero": "zero",
@@ -220,14 +250,16 @@ def numbers(networks: Mapping[str, tuple[Record, Record]]) -> str:
     Args: networks: {name: (record of the trial, record of the network's own table)}.
     """
     few, many = sizes(next(iter(networks.values()))[0])
-    dear = ("Auto-<br>Attack", "black<br>box")
-    titles = [f"{n}<br>({few})" if n in dear else n for n in FAMILIES]
+    met = {n for record, _ in networks.values() for n in record.metrics}
+    columns = {t: f for t, f in FAMILIES.items() if any(n.startswith(f) for n in met)}
+    dear = ("Auto-<br>Attack", "black<br>box", "C&W")
+    titles = [f"{n}<br>({few})" if n in dear else n for n in columns]
     header = ["network", "clean", f"all<br>({few})", f"all<br>({many})", "FGSM", "PGD,<br>batch"]
     rows = []
     for name, (record, table) in networks.items():
         batch = 100 * hits(table, "pgd")[:many].mean()
         cells = [percent(record, "table/fgsm"), batch, percent(record, "table/pgd")]
-        for families in FAMILIES.values():
+        for families in columns.values():
             # ReLU is what the others' transferred examples are made on.
             met = any(n.startswith(families) for n in record.metrics)
             cells.append(left(record, *families) if met else float("nan"))

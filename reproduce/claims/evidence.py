@@ -37,6 +37,17 @@ class Evidence:
             # A trial that its time cut short says nothing of what is left in the end.
             if record is not None and not trial_records.left_out(record):
                 self._found.setdefault((e.name, e.cell), []).append(record)
+        for (name, cell), runs in self._found.items():
+            base, is_trial, _ = name.partition("-trial")
+            if is_trial:
+                others = [
+                    r
+                    for kind in ("norms", "substitutes")
+                    for (other, _), rs in self._found.items()
+                    for r in rs
+                    if other == f"{base}-{kind}"
+                ]
+                self._found[name, cell] = [trial_records.completed(r, others) for r in runs]
 
     def records(self, name: str, cell: str) -> list[Record]:
         """All seeds of a cell, in their order."""
