@@ -56,7 +56,7 @@ def _each(records: Sequence[Record], condition: str, text: str) -> str:
         text.format(b=b).replace("nan (nan)", "none") if b.total else "no image was right"
         for b in found
     )
-    return "<br>".join(s.replace(", norm nan", "") for s in said) or "missing"
+    return "<br>".join(s.replace(", norm none", "") for s in said) or "missing"
 
 
 def _network(bits: int | None, kind: str) -> tuple[str, str]:
@@ -70,7 +70,7 @@ def table3(records: Records) -> tuple[str, str]:
     """Both columns of Table 3: without adversarial training the norms, with it the success rate."""
     printed = published.load("dqa_table3")
     norm = "{b.mean:.3f} ({b.median:.3f}), {b.rate:.0f} % of {b.total}"
-    success = "{b.rate:.1f} % of {b.total}, norm {b.mean:.3f}"
+    success = "{b.rate:.1f} % of {b.total}, norm {b.mean:.3f} ({b.median:.3f})"
     tables = []
     for kind, trained, said, text in (
         ("fixed", False, "{:.2f}", norm),
@@ -84,7 +84,7 @@ def table3(records: Records) -> tuple[str, str]:
             runs = records.get(cell if trained else f"{cell}-clean", [])
             sigmoid = "the same" if bits is None else _each(runs, "cw/sigmoid", text)
             rows.append([name, said.format(value), _each(runs, "cw/own", text), sigmoid])
-        ours = "mean (median) norm, success" if not trained else "success"
+        ours = "success, mean (median) norm" if trained else "mean (median) norm, success"
         header = ["network", "published", f"ours, own rule: {ours}", "ours, through the sigmoid"]
         tables.append(markdown_table(header, rows))
     return tables[0], tables[1]
@@ -100,7 +100,8 @@ def table5(records: Records, widths: Sequence[str]) -> str:
         same = printed["bits"].isna() if bits is None else printed["bits"] == bits
         ours = [_each(records.get(cell, []), f"zoo/{h}", "{b.rate:.1f}") for h in widths]
         rows.append([name, f"{printed[same]['value'].item():.2f}", *ours])
-    return markdown_table(["network", "published", *(f"h = {h}" for h in widths)], rows)
+    titles = [f"h = {h}".replace(" ", "\xa0").replace("-", "\u2011") for h in widths]  # unbroken
+    return markdown_table(["network", "published", *titles], rows)
 
 
 def norms_to_break(records: Records) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, float]]:
@@ -253,7 +254,10 @@ def conclude(norm_trials: Records, tables: Records, transfers: Records) -> str:
             + ("with the network's own rule" if rule == "own" else "through the sigmoid")
             for rule, found in rules.items()
         )
-        lines.append(f"- **{title}:** of the quantised networks' images, C&W breaks {said}.")
+        lines.append(
+            f"- **{title}:** of the images of {len(runs)} of {len(BITS)} quantised networks, C&W "
+            f"breaks {said}."
+        )
     lines += _conclude_within(norm_trials, tables)
     lines.append(_conclude_zoo(dynamic, relu))
     lines.append(_conclude_transfer(tables, transfers))
@@ -296,11 +300,12 @@ def _conclude_zoo(dynamic: Sequence[Record], relu: Sequence[Record]) -> str:
         return rates[width], width.removeprefix("zoo/")
 
     if not dynamic or not relu:
-        return "- **Table 5:** not run at this scale."
+        some = "of some networks only" if dynamic or relu else "not"
+        return f"- **Table 5:** {some} run at this scale."
     (ours, width), (plain, other) = best(dynamic), best(relu)
     return (
-        f"- **Table 5:** at its best width ZOO breaks {ours:.1f} % of the images of dynamic "
-        f"networks (h = {width}) and {plain:.1f} % for ReLU (h = {other})."
+        f"- **Table 5:** at its best width ZOO breaks {ours:.1f} % of the images of {len(dynamic)} "
+        f"of {len(BITS)} dynamic networks (h = {width}) and {plain:.1f} % for ReLU (h = {other})."
     )
 
 

@@ -153,10 +153,10 @@ def in_short(evidence: Sequence[Evidence]) -> list[str]:
         lines.append(
             f"**DQA on {TITLES[dataset]}:** all attacks together leave {_span(left.values())} to "
             f"the {len(left)}{some} quantised networks that were tried, and "
-            f"{_percent(relu[0]):.0f} % to ReLU, trained in the same way (the first {few} test "
-            "images, one training each, each image judged alone). It is not even needed to know "
-            f"the quantisers: Square, which sees only outputs, leaves {_span(square)}, of ReLU "
-            f"{results.percent(relu[0], 'square'):.0f} %." + _other_readings(e, name, ending)
+            f"{_percent(relu[0]):.0f} % to ReLU, trained in the same way; Square alone, which sees "
+            f"only outputs and knows of no quantiser, {_span(square)} and "
+            f"{results.percent(relu[0], 'square'):.0f} %. (The first {few} test images, one "
+            f"training each, each image judged alone.){_other_readings(e, name, ending)}"
         )
     low = [(k, _first(evidence, DOUBLE, grids.kind_name(*k))) for k in LOW]
     trials = [r for k, e in low for r in e.records(f"{DOUBLE}-trial", grids.kind_name(*k))[:1]]
