@@ -78,7 +78,7 @@ def against_eps(
         ax.axvline(radius, color="0.3", lw=1, ls=":")
         spot = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
         ax.annotate(
-            label, (radius, 1), xytext=(2, -4), va="top", rotation=90, size="x-small", **spot
+            label, (radius, 0.58), xytext=(2, 0), va="center", rotation=90, size="x-small", **spot
         )
     ax.set(xlabel=f"ε ({unit})", ylabel="accuracy (%)", ylim=(-3, 103))
     _legend_below(figure, ax)
@@ -116,7 +116,7 @@ def broken_within(
         for number, (name, norms) in enumerate(rules.items()):
             ax.ecdf(norms, color=f"C{number}", ls="-" if number else "--", label=name)
         ax.axvline(published[title], color="0.4", ls=":", label="published mean")
-        ax.set(title=title, xlabel="$\\ell_2$ norm", ylim=(-0.03, 1.03))
+        ax.set(title=title, xlabel="$\\ell_2$ norm", xscale="log", ylim=(-0.03, 1.03))
         ax.yaxis.set_major_formatter(PercentFormatter(1))
     axes[0][0].set_ylabel("images broken")
     figure.tight_layout()
