@@ -180,7 +180,8 @@ def doubtful(record: Record) -> bool:
     if collapsed({"clean": record.metrics["clean"]}):
         return False
     sound = all(passed for name, (passed, _) in checks(record).items() if ", own" not in name)
-    return not (sound and not left_out(record)) and left(record) > 0
+    whole = sound and not left_out(record)
+    return not whole and left(record) > 0
 
 
 def marked(name: str, record: Record) -> str:
