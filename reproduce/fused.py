@@ -18,7 +18,7 @@ _LIMIT = {"recompile_limit": 64}
 if "recompile_limit" not in inspect.signature(torch.compile).parameters:
     torch._dynamo.config.recompile_limit = _LIMIT.pop("recompile_limit")
 
-LARGE = 2**18  # elements; below, compiling takes longer than it saves, but on a GPU launches count
+LARGE = 2**15  # elements; below, compiling takes longer than it saves, but on a GPU launches count
 
 
 @functools.cache

@@ -16,7 +16,16 @@ from torch.nn import functional as F
 from torchvision.models import vgg
 
 from reproduce import models
-from reproduce.models import BasicBlock, Normalize, alexnet, lenet, resnet18, resnet20, vgg16
+from reproduce.models import (
+    BasicBlock,
+    MaxPool2x2,
+    Normalize,
+    alexnet,
+    lenet,
+    resnet18,
+    resnet20,
+    vgg16,
+)
 from reproduce.quantizers import DynamicQuantizer, FixedQuantizer, activation
 
 BUILDERS = (lenet, resnet18, resnet20, vgg16, alexnet)
@@ -169,6 +178,31 @@ def test_learnt_thresholds_commute_with_max_pooling_wherever_they_went(threshold
 
 
 # --- Structure, against other code ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float32))
+@pytest.mark.parametrize("layout", (torch.channels_last, torch.contiguous_format))
+@pytest.mark.parametrize("shape", ((2, 6, 4, 8), (40, 6, 28, 28), (3, 16, 10, 10), (2, 6, 7, 4)))
+def test_pooling_is_that_of_pytorch_with_the_gradient_at_the_first_of_equal_pixels(
+    shape, layout, dtype
+):
+    generator = torch.Generator().manual_seed(0)
+    # Of 4 values, so that most windows hold their maximum more than once.
+    x = torch.randint(0, 4, shape, generator=generator).to(dtype).to(memory_format=layout)
+    outcomes = []
+    for pool in (MaxPool2x2(), nn.MaxPool2d(2)):
+        leaf = x.clone().requires_grad_()
+        out = pool(leaf)
+        weights = torch.arange(out.numel()).view(out.shape).remainder(97).to(dtype)
+        outcomes.append((out, torch.autograd.grad((weights * out).sum(), leaf)[0]))
+    for ours, theirs in zip(*outcomes, strict=True):
+        assert torch.equal(ours, theirs) and ours.stride() == theirs.stride()
+
+
+def test_pooling_hides_no_nan():
+    x = torch.zeros(1, 6, 4, 4, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
+    x[0, :, 1, 2] = torch.nan
+    assert MaxPool2x2()(x).isnan().sum() == 6 == MaxPool2x2()(x)[..., 0, 1].isnan().sum()
 
 
 def test_normalize_subtracts_the_mean_and_divides_by_the_deviation_of_each_channel():
