@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from reproduce import published
-from reproduce.evaluation import collapsed, wilson
+from reproduce.evaluation import collapsed, paired, wilson
 from reproduce.figures import markdown_table, model_name
 from reproduce.results import Record, hits, percent
 
@@ -56,7 +56,9 @@ def _each(records: Sequence[Record], condition: str, text: str) -> str:
         text.format(b=b).replace("nan (nan)", "none") if b.total else "no image was right"
         for b in found
     )
-    return "<br>".join(s.replace(", norm none", "") for s in said) or "missing"
+    return (
+        "<br>".join(s.replace(", norm none", "").replace(" (nan)", "") for s in said) or "missing"
+    )
 
 
 def _network(bits: int | None, kind: str) -> tuple[str, str]:
@@ -91,14 +93,17 @@ def table3(records: Records) -> tuple[str, str]:
 
 
 def table5(records: Records, widths: Sequence[str]) -> str:
-    """Table 5: ZOO's success rate, at each width of its finite difference."""
+    """Table 5: ZOO's success rate, and its median norm, at each width of its finite difference."""
     printed = published.load("dqa_table5")
     printed = printed[printed["quantity"] == "attack_success"]
     rows = []
     for bits in (None, *BITS):
         name, cell = _network(bits, "dynamic")
         same = printed["bits"].isna() if bits is None else printed["bits"] == bits
-        ours = [_each(records.get(cell, []), f"zoo/{h}", "{b.rate:.1f}") for h in widths]
+        ours = [
+            _each(records.get(cell, []), f"zoo/{h}", "{b.rate:.1f} ({b.median:.2f})")
+            for h in widths
+        ]
         rows.append([name, f"{printed[same]['value'].item():.2f}", *ours])
     titles = [f"h = {h}".replace(" ", "\xa0").replace("-", "\u2011") for h in widths]  # unbroken
     return markdown_table(["network", "published", *titles], rows)
@@ -140,17 +145,24 @@ def within_the_ball(norm_trials: Records, tables: Records) -> str:
                 rows.append([name, *_within(trial, network)])
     if not rows:
         return "Not run at this scale."
-    header = ["network", "images", "right after PGD", "of these, broken by C&W within ε", "left"]
+    header = [
+        "network",
+        "images",
+        "right after PGD",
+        "of these, broken by C&W within ε",
+        "of these, by less than half a grey value",
+    ]
     return markdown_table(header, rows)
 
 
 def _within(trial: Record, network: Record) -> tuple[int, int, int, int]:
-    """(images, right after the table's PGD, of these broken by C&W within its radius, left)."""
+    """(images, right after the table's PGD, of these broken by C&W within its radius, of these by
+    a norm below half a grey value, which rounding to 8 bits is certain to remove)."""
     norms = np.min([v for n, v in trial.arrays.items() if n.startswith("norm/cw/")], axis=0)
     standing = hits(network, "pgd")[: len(norms)]
     radius = network.experiment["attacks"]["pgd"]["eps_255"] / 255
-    near = int((standing & (norms <= radius)).sum())
-    return len(norms), int(standing.sum()), near, int(standing.sum()) - near
+    near, tiny = (int((standing & (norms <= r)).sum()) for r in (radius, 0.499 / 255))
+    return len(norms), int(standing.sum()), near, tiny
 
 
 def zoo_rates(
@@ -212,10 +224,26 @@ def as_printed() -> str:
         "points less than PGD on the network itself (Table 2, dynamic). Who sees the network could "
         "use the same examples, so that PGD must have failed (if ε is the same, which the paper "
         "does not say). And VGG-16, which has no quantisers, is printed with "
-        f"{own.min():.0f} to {own.max():.0f} % under the attack made on it. A working PGD leaves "
-        "next to nothing of an undefended network: either the attack was weak, or the substitutes "
-        "were trained against it, which the paper does not say. Ours are trained on clean images."
+        f"{own.min():.0f} to {own.max():.0f} % under the attack made on it. Of a network that was "
+        "trained on clean images and their labels PGD leaves next to nothing: so the attack was "
+        "weak, or the substitutes were trained against it, which the paper does not say, or they "
+        "took something over from the target, whose labels they learn."
     )
+
+
+def substitutes_left(records: Records) -> str:
+    """What PGD-7 leaves of our substitutes, themselves, as a sentence; empty without a record."""
+    said = []
+    for network, title in (("vgg16", "VGG-16"), ("alexnet", "AlexNet")):
+        left = [
+            100 * percent(r, "substitute/pgd") / percent(r, "substitute/clean")
+            for cell, runs in records.items()
+            for r in runs
+            if cell.endswith(f"-{network}") and percent(r, "substitute/clean")
+        ]
+        if left:
+            said.append(f"{min(left):.0f}–{max(left):.0f} % of what our {title} get right")
+    return f"PGD-7 on the substitutes leaves {' and '.join(said)}." if said else ""
 
 
 def _accuracies(records: Sequence[Record], condition: str) -> str:
@@ -279,11 +307,14 @@ def _conclude_within(norm_trials: Records, tables: Records) -> list[str]:
     ]
     if not counts:
         return []
-    _, right, broken_too, _ = (sum(column) for column in zip(*counts, strict=True))
+    _, right, broken_too, tiny = (sum(column) for column in zip(*counts, strict=True))
+    missed = (
+        f", where PGD had missed them; {tiny} of these by less than half a grey value, which an "
+        "8-bit file would not keep."
+    )
     return [
         f"- **Against Table 2:** of {right} images of dynamic networks that PGD leaves right, C&W "
-        f"breaks {broken_too} without leaving PGD's ball"
-        + (", where PGD had missed them." if broken_too else ".")
+        f"breaks {broken_too} without leaving PGD's ball" + (missed if broken_too else ".")
     ]
 
 
@@ -303,9 +334,21 @@ def _conclude_zoo(dynamic: Sequence[Record], relu: Sequence[Record]) -> str:
         some = "of some networks only" if dynamic or relu else "not"
         return f"- **Table 5:** {some} run at this scale."
     (ours, width), (plain, other) = best(dynamic), best(relu)
+    norms = [
+        {
+            attack: np.min(
+                [v for n, v in r.arrays.items() if n.startswith(f"norm/{attack}/")], axis=0
+            )
+            for attack in ("cw", "zoo")
+        }
+        for r in dynamic
+    ]
+    never = sum(int(np.isinf(n["zoo"]).sum()) for n in norms)
+    known = sum(int((np.isinf(n["zoo"]) & np.isfinite(n["cw"])).sum()) for n in norms)
     return (
         f"- **Table 5:** at its best width ZOO breaks {ours:.1f} % of the images of {len(dynamic)} "
-        f"of {len(BITS)} dynamic networks (h = {width}) and {plain:.1f} % for ReLU (h = {other})."
+        f"of {len(BITS)} dynamic networks (h = {width}) and {plain:.1f} % for ReLU (h = {other}). "
+        f"Of the {never} images of dynamic networks that it breaks at no width, C&W breaks {known}."
     )
 
 
@@ -313,15 +356,15 @@ def _conclude_transfer(tables: Records, transfers: Records) -> str:
     gaps = []
     for cell, runs in transfers.items():
         own = {r.seed: r for r in tables.get(cell.rsplit("-", 1)[0], [])}
-        gaps += [
-            percent(own[r.seed], "pgd") - percent(r, "defense/pgd")
-            for r in runs
-            if r.seed in own and not collapsed(own[r.seed].metrics)
-        ]
+        for r in runs:
+            if r.seed in own and not collapsed(own[r.seed].metrics):
+                after = hits(r, "defense/pgd")
+                gaps.append(paired(hits(own[r.seed], "pgd")[: len(after)], after))
     if not gaps:
         return "- **Table 6:** not run at this scale."
     return (
-        f"- **Table 6:** in {sum(g > 0 for g in gaps)} of {len(gaps)} cases the substitute's "
-        "attack leaves less than PGD on the network itself. A transferred attack knows less, so "
-        "wherever it does more, the direct one was blunt. (Without networks that collapsed.)"
+        f"- **Table 6:** in {sum(gap > margin for gap, margin in gaps)} of {len(gaps)} cases the "
+        "substitute's attack leaves less than PGD on the network itself, by more than the margin "
+        "(95 %). A transferred attack knows less, so wherever it does more, the direct one was "
+        "blunt. (Without networks that collapsed.)"
     )

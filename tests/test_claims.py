@@ -403,6 +403,34 @@ def test_the_best_network_must_lead_all_others_also_in_the_worst_case():
     assert status(key, dqa("cifar10", C, worst(41), seeds=2)) == UNDECIDED
 
 
+@pytest.mark.parametrize(
+    ("dataset", "attack", "rival", "known"),
+    (
+        ("mnist", "pgd", 94.02, 88.5),
+        ("mnist", "fgsm", 98.43, 88.5),
+        ("cifar10", "pgd", 79.16, 44.04),
+    ),
+)
+def test_dqa_is_best_if_it_beats_each_rival_and_adversarial_training_in_the_worst_case(
+    dataset, attack, rival, known
+):
+    key, cell, said = f"dqa-best-{dataset}-{attack}", "dynamic-2bit", printed(dataset)
+
+    def found(ours: float, worst: float | None, clean: float = 95.0, seeds: int = 3) -> str:
+        trial = None if worst is None else {cell: {"clean": clean, "main": worst}}
+        return status(key, dqa(dataset, {cell: {attack: ours}}, trial, seeds))
+
+    published = said[cell][attack]
+    assert found(published, known + 1) == REPRODUCED
+    assert found(min(100, published + 2.5), known + 1) == (
+        DIRECTION if published < 97.5 else REPRODUCED
+    )
+    assert found(rival, known + 1) == NOT
+    assert found(rival + 0.01, known) == OWN_ONLY
+    assert found(published, None) == found(published, 11, 11) == UNDECIDED
+    assert found(published, known + 1, seeds=2) == UNDECIDED
+
+
 def test_little_clean_accuracy_is_lost_if_no_network_loses_more_than_is_printed():
     assert status("dqa-mnist-clean", dqa("mnist", M)) == REPRODUCED
     assert status("dqa-mnist-clean", dqa("mnist", moved(M, "clean", -3, CELLS))) == REPRODUCED

@@ -19,8 +19,10 @@ def norms(seed=0, **arrays) -> SimpleNamespace:
 
 
 def counts(seed=0, **shares) -> SimpleNamespace:
-    metrics = {n.replace("_", "/"): {"correct": c, "total": 100} for n, c in shares.items()}
-    return SimpleNamespace(seed=seed, metrics=metrics)
+    named = {n.replace("_", "/"): c for n, c in shares.items()}
+    metrics = {n: {"correct": c, "total": 100} for n, c in named.items()}
+    arrays = {f"correct/{n}": np.packbits(np.arange(100) < c) for n, c in named.items()}
+    return SimpleNamespace(seed=seed, metrics=metrics, arrays=arrays)
 
 
 def test_images_that_were_wrong_as_they_stood_count_neither_as_broken_nor_as_attacked():
@@ -61,7 +63,7 @@ def test_table_3_has_norms_without_adversarial_training_and_success_rates_with_i
 def test_table_5_has_a_column_for_each_width():
     lines = other_attacks.table5(NORM_TRIALS, ["small", "large"]).splitlines()
     assert lines[0].replace("\xa0", " ").endswith("| h = small | h = large |")
-    assert lines[4] == "| dynamic, 2 bits | 0.00 | 0.0 | 50.0 |"
+    assert lines[4] == "| dynamic, 2 bits | 0.00 | 0.0 | 50.0 (1.00) |"
     assert lines[2] == "| ReLU | 81.75 | missing | missing |"
 
 
@@ -81,7 +83,7 @@ def test_figures_get_zoos_success_with_its_interval():
 
 
 def test_what_cw_breaks_within_the_radius_of_pgd_was_missed_by_pgd():
-    trial = norms(cw_own=[0, 0.01, 0.03, 0.04, INF], cw_sigmoid=[0, 0.5, 0.5, 0.03, INF])
+    trial = norms(cw_own=[0, 0.01, 0.03, 0.04, INF], cw_sigmoid=[0, 0.5, 0.5, 0.0019, INF])
     right = np.array([True, False, True, True, True])  # after PGD
     network = SimpleNamespace(
         seed=0,
@@ -90,7 +92,7 @@ def test_what_cw_breaks_within_the_radius_of_pgd_was_missed_by_pgd():
         experiment={"attacks": {"pgd": {"eps_255": 8.0}}},
     )
     text = other_attacks.within_the_ball({"dynamic-1bit": [trial]}, {"dynamic-1bit": [network]})
-    assert text.splitlines()[-1] == "| dynamic, 1 bit | 5 | 4 | 3 | 1 |"
+    assert text.splitlines()[-1] == "| dynamic, 1 bit | 5 | 4 | 3 | 2 |"
     assert other_attacks.within_the_ball({}, {}) == "Not run at this scale."
 
 
@@ -114,18 +116,19 @@ def test_table_6_lists_each_seed_beside_the_published_value():
 
 
 def test_conclusions_count_what_broke_and_where_a_transfer_did_more_than_the_direct_attack():
-    tables = {"dynamic-2bit": [counts(0, clean=80, pgd=45), counts(1, clean=80, pgd=41)]}
+    tables = {"dynamic-2bit": [counts(0, clean=80, pgd=45), counts(1, clean=80, pgd=44)]}
     for table in tables["dynamic-2bit"]:
-        table.arrays = {"correct/pgd": np.packbits(np.arange(100) < 45)}
         table.experiment = {"attacks": {"pgd": {"eps_255": 255.0}}}
     first, second, within, zoo, transfer = other_attacks.conclude(
         NORM_TRIALS, tables, TRANSFERS
     ).splitlines()
     assert "of 2 images" in within and "breaks 1 without leaving" in within
+    assert "; 0 of these by less than half a grey value" in within
     assert "breaks 1 of 2 with the network's own rule, 2 of 2 through the sigmoid" in first
     assert "breaks 0 of 2 with the network's own rule, 1 of 2 through the sigmoid" in second
     assert "50.0 % of the images of 1 of 3 dynamic networks (h = large) and 50.0 %" in zoo
-    assert "in 1 of 2 cases" in transfer
+    assert "Of the 1 images of dynamic networks that it breaks at no width, C&W breaks 0." in zoo
+    assert "in 1 of 2 cases" in transfer, "3 images of 100 are within the margin, 5 are not"
     collapsed = {"dynamic-2bit": [counts(0, clean=10, pgd=45)]}
     lines = other_attacks.conclude(NORM_TRIALS, collapsed, TRANSFERS).splitlines()
     assert ["run at this scale" in line for line in lines] == [False, True, True, True]
@@ -139,6 +142,20 @@ def test_what_was_not_run_is_said(few):
     assert text.count("run at this scale") == 4
     assert ("Table 5:** of some networks only run" in text) == bool(few)
     assert "missing" in other_attacks.table6({})
+
+
+def test_what_pgd_leaves_of_the_substitutes_is_a_share_of_what_they_get_right():
+    few = {
+        **TRANSFERS,
+        "dynamic-1bit-vgg16": [counts(substitute_clean=50, substitute_pgd=10)],
+        "dynamic-1bit-alexnet": [counts(substitute_clean=40, substitute_pgd=0)],
+    }
+    text = other_attacks.substitutes_left(few)
+    assert text == (
+        "PGD-7 on the substitutes leaves 7–20 % of what our VGG-16 get right and 0–0 % of what our "
+        "AlexNet get right."
+    )
+    assert other_attacks.substitutes_left({}) == ""
 
 
 def test_the_printed_tables_are_compared_with_each_other():
