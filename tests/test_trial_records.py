@@ -152,7 +152,7 @@ def test_attacks_that_work_pass_every_check():
         (attacked({"noise": 38}), "many steps beat random points", "40 left, random points 38"),
         (attacked({"eps/unbounded": 1}), "unbounded ε leaves nothing", "1 left"),
         (attacked({"table/fgsm": 38}), "many steps beat one", "40 left, FGSM 38"),
-        (attacked({"steps/twice": 37}), "twice the steps change little", "40 and 37 left"),
+        (attacked({"steps/twice": 38}), "twice the steps change little", "40 and 38 left"),
         (attacked({"square": 37}), "white box beats black box on each image", "2 of 100"),
         (attacked({"transfer": 37}), "white box beats black box on each image", "to transfer"),
         (attacked({"hopskipjump": 37}), "white box beats black box on each image", "HopSkipJump"),
@@ -189,6 +189,12 @@ def test_a_network_is_marked_where_a_check_fails_but_not_for_the_tables_own_atta
     assert trial_records.marked("a", attacked()) == "a"
     assert trial_records.marked("a", attacked({"eps/unbounded": 1})) == "a †"
     assert trial_records.marked("a", attacked({"table/pgd": 52})) == "a"
+    assert [trial_records.blunt(attacked(left)) for left in ({}, {"table/pgd": 52})] == [
+        False,
+        True,
+    ]
+    assert not trial_records.blunt(attacked({"eps/unbounded": 1}))
+    assert not trial_records.blunt(attacked({"clean": 5, "table/pgd": 52})), "it collapsed"
     nothing = attacked({"eps/unbounded": 1, "autoattack": 0})
     assert trial_records.marked("a", nothing) == "a", "nothing is left that could be too much"
 
@@ -236,6 +242,22 @@ def test_the_numbers_are_the_worst_of_each_family():
     assert on_all.startswith("**39.0**<br>")  # of 100; steps/twice
     expected = ["50.0", "47.0", "45.0", "44.0", "39.0", "40.0", "36.0"]
     assert cells[0] == "90.0" and cells[3:] == expected
+    blunted = attacked(planted__own=np.zeros(50, bool)), table_of(47)
+    assert rows(trial_records.numbers({"ReLU": blunted}))["ReLU"][5] == "45.0 †"
+
+
+def test_attacks_with_and_without_gradients_are_counted_by_themselves():
+    networks = {
+        "ReLU": attacked({"autoattack": 35}),
+        "one": attacked({"autoattack": 5, "square": 12}),
+        "two": attacked({"steps/twice": 20, "noise": 33}, planted__main=np.zeros(50, bool)),
+        "lost": attacked(dict.fromkeys(LEFT, 5)),
+    }
+    text = trial_records.by_sight(networks, "ReLU")
+    assert "with gradients leave the 2 quantised networks 20–39 % (ReLU 39 %)" in text
+    assert "answers only 12–33 % (ReLU 41 %) (the first 100 images)" in text
+    assert "misses planted examples in 1 of these 2 networks" in text
+    assert "not run" in trial_records.by_sight({"one": networks["one"]}, "ReLU")
 
 
 def test_a_ladder_goes_from_clean_images_to_the_worst_of_everything():

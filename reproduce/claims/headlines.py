@@ -7,12 +7,12 @@ from statistics import mean
 
 import numpy as np
 
-from reproduce import grids, published, results, trial_records
+from reproduce import grids, published, trial_records
 from reproduce.claims.double import DOUBLE, LOW
 from reproduce.claims.dqa import QUANTISED, TITLES, printed
 from reproduce.claims.evidence import Evidence
 from reproduce.double import words, worst_before
-from reproduce.evaluation import collapsed
+from reproduce.evaluation import collapsed, wilson
 from reproduce.figures import model_name
 from reproduce.results import Record, hits
 
@@ -25,7 +25,8 @@ OTHERS = {  # trained otherwise, and the endings of these cells
 HEADER = (
     "accuracy under attack (%)",
     "published",
-    "reproduced",
+    "ours",
+    "ours, no attack",
     "the paper's attack, same images",
     "all attacks, same images",
     "scale",
@@ -39,10 +40,10 @@ def headlines(evidence: Sequence[Evidence]) -> list[list[str]]:
     Args:    evidence: of each scale, the one that counts most first; a row takes the first that has
              a run and its trial, else the first that has a run. DQA on MNIST is shown as trained on
              clean and adversarial examples mixed.
-    Returns: [what, published, reproduced, and of the trial's images: left by the paper's attack,
-             left by all attacks of the trial, scale]; percentages with their number of
-             images, the mean and range over seeds where there are several, or "missing"; with a
-             dagger where the trial's attacks fail a check.
+    Returns: [what, published, ours, ours without an attack, and of the trial's images: left by the
+             paper's attack, left by all attacks of the trial, scale]; percentages with their number
+             of images, Wilson's interval of a single run or the range over seeds, or "missing";
+             with a dagger where the attack in question fails a check.
     """
     rows = []
     for dataset, ending in RISKS.items():
@@ -55,13 +56,18 @@ def headlines(evidence: Sequence[Evidence]) -> list[list[str]]:
                 printed(dataset)[cell, "pgd"],
                 e.records(f"dqa-{dataset}", cell + ending),
                 "pgd",
+                "clean",
                 tried,
                 "table/pgd",
                 lambda r: trial_records.union(r, common=True),
                 e.scale,
             )
-            if any(map(trial_records.doubtful, tried)):
-                row[HEADER.index("all attacks, same images")] += " †"
+            for column, doubt in (
+                ("the paper's attack, same images", trial_records.blunt),
+                ("all attacks, same images", trial_records.doubtful),
+            ):
+                if any(map(doubt, tried)):
+                    row[HEADER.index(column)] += " †"
             rows.append(row)
     text = published.load("double_quantization_text").set_index("key")["value"]
     for bits, dithered in (k for k in LOW if k[1]):
@@ -75,6 +81,7 @@ def headlines(evidence: Sequence[Evidence]) -> list[list[str]]:
                 text[f"{bits}bit_dithered"],
                 e.records(DOUBLE, cell),
                 f"pgd/{cell}",
+                f"clean/{cell}",
                 tried,
                 "after/8",
                 lambda r: trial_records.union(r, ("after/8", "after/inside")),
@@ -87,6 +94,7 @@ def headlines(evidence: Sequence[Evidence]) -> list[list[str]]:
                 text.get(f"{bits}bit_dithered_attack_before_dithering"),
                 tried,
                 "before/bare",
+                "before/clean",
                 tried,
                 "before/bare",
                 worst_before,
@@ -96,7 +104,7 @@ def headlines(evidence: Sequence[Evidence]) -> list[list[str]]:
     return rows
 
 
-def _row(name, said, runs, condition, tried, same, worst, scale) -> list[str]:
+def _row(name, said, runs, condition, clean, tried, same, worst, scale) -> list[str]:
     """Args: worst: from a trial's record to which of its first images survive, (N,) bool."""
     left = [worst(r) for r in tried]
     own = [hits(r, same)[: len(bits)] for r, bits in zip(tried, left, strict=True)]
@@ -104,6 +112,7 @@ def _row(name, said, runs, condition, tried, same, worst, scale) -> list[str]:
         name,
         "" if said is None else f"{said:.2f}",
         _shown([hits(r, condition) for r in runs]),
+        _shown([hits(r, clean) for r in runs]),
         _shown(own),
         _shown(left),
         scale,
@@ -121,10 +130,11 @@ def _shown(seeds: Sequence[np.ndarray]) -> str:
     if not seeds:
         return MISSING
     shares = [100 * float(bits.mean()) for bits in seeds]
-    of = f"{len(seeds[0]):,} images"
+    low, high = (100 * x for x in wilson(int(seeds[0].sum()), len(seeds[0])))
+    of = ""
     if len(seeds) > 1:
-        of = f"{len(seeds)} seeds, {min(shares):.1f}–{max(shares):.1f}; {of}"
-    return f"{mean(shares):.1f}<br>({of})"
+        low, high, of = min(shares), max(shares), f"{len(seeds)} seeds; "
+    return f"{mean(shares):.1f}<br>({low:.1f}–{high:.1f}; {of}{len(seeds[0]):,} images)"
 
 
 def in_short(evidence: Sequence[Evidence]) -> list[str]:
@@ -134,30 +144,10 @@ def in_short(evidence: Sequence[Evidence]) -> list[str]:
         name = f"dqa-{dataset}"
         e = _first(evidence, name, "relu" + ending)
         relu = e.records(f"{name}-trial", "relu" + ending)
-        left = {
-            c: _percent(r)
-            for c in QUANTISED
-            for r in e.records(f"{name}-trial", c + ending)[:1]
-            if not collapsed({"clean": r.metrics["clean"]})
-        }
-        if not relu or not left:
+        if not relu or not _tried(e, name, ending):
             lines.append(f"**DQA on {TITLES[dataset]}** has not been put to trial yet.")
             continue
-        some = "" if len(left) == len(QUANTISED) else f" (of {len(QUANTISED)})"
-        few, _ = trial_records.sizes(relu[0])
-        square = [
-            results.percent(r, "square")
-            for c in left
-            for r in e.records(f"{name}-trial", c + ending)[:1]
-        ]
-        lines.append(
-            f"**DQA on {TITLES[dataset]}:** all attacks together leave {_span(left.values())} to "
-            f"the {len(left)}{some} quantised networks that were tried, and "
-            f"{_percent(relu[0]):.0f} % to ReLU, trained in the same way; Square alone, which sees "
-            f"only outputs and knows of no quantiser, {_span(square)} and "
-            f"{results.percent(relu[0], 'square'):.0f} %. (The first {few} test images, one "
-            f"training each, each image judged alone.){_other_readings(e, name, ending)}"
-        )
+        lines.append(_answer(e, dataset, ending, relu[0]))
     low = [(k, _first(evidence, DOUBLE, grids.kind_name(*k))) for k in LOW]
     trials = [r for k, e in low for r in e.records(f"{DOUBLE}-trial", grids.kind_name(*k))[:1]]
     if not trials:
@@ -172,6 +162,48 @@ def in_short(evidence: Sequence[Evidence]) -> list[str]:
         f"{max(before):.0f} %."
     )
     return lines
+
+
+def _tried(e: Evidence, name: str, ending: str) -> dict[str, Record]:
+    """The first trial of each quantised network that has one and did not collapse."""
+    return {
+        c: r
+        for c in QUANTISED
+        for r in e.records(f"{name}-trial", c + ending)[:1]
+        if not collapsed({"clean": r.metrics["clean"]})
+    }
+
+
+def _answer(e: Evidence, dataset: str, ending: str, relu: Record) -> str:
+    """What the trials of DQA on one data set come to, in sentences; over the same images."""
+    name = f"dqa-{dataset}"
+    tried = _tried(e, name, ending)
+    few = trial_records.sizes(relu)[0]
+    some = "" if len(tried) == len(QUANTISED) else f" of the {len(QUANTISED)}"
+
+    def each(condition: str) -> str:
+        ours = [100 * float(hits(r, condition)[:few].mean()) for r in tried.values()]
+        return f"{_span(ours)} (ReLU {100 * float(hits(relu, condition)[:few].mean()):.0f} %)"
+
+    said = printed(dataset)
+    under, clean = ([said[c, a] for c in QUANTISED] for a in ("pgd", "clean"))
+    fair = [trial_records.left_beside(r, relu) for r in tried.values()]
+    pgd = [int(hits(r, "table/pgd")[:few].sum()) for r in (relu, *tried.values())]
+    none = (
+        " None of them beats ReLU even there, so this neither reproduces nor explains the table."
+        if max(pgd[1:]) <= pgd[0]
+        else ""
+    )
+    return (
+        f"**DQA on {TITLES[dataset]}.** Published under PGD: {_span(under)} for the quantised "
+        f"networks, {said['relu', 'pgd']:.0f} % for ReLU; without an attack {_span(clean)}. "
+        f"Ours, {len(tried)}{some} quantised networks: under the same PGD {each('table/pgd')}, "
+        f"without an attack {each('clean')}.{none} *After all attacks together:* "
+        f"**{_span(map(_percent, tried.values()))}** (**ReLU {_percent(relu):.0f} %**; "
+        f"{_span(fair)} where ReLU met the same attacks). After Square alone, which sees only "
+        f"outputs and knows of no quantiser: {each('square')}. These are the first {few} test "
+        f"images, one training each, each image judged alone.{_other_readings(e, name, ending)}"
+    )
 
 
 def _span(shares: Iterable[float]) -> str:
