@@ -31,9 +31,9 @@ LAYERS = [
     {"sanity"},
     {"adaptive", "carlini_wagner", "pipeline"},
     {"attacks"},
-    {"quantizers"},
+    {"models", "quantizers"},
     {"dither"},
-    {"data", "dither_triton", "fused", "models", "published", "storage"},
+    {"data", "dither_triton", "fused", "published", "storage"},
 ]
 DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

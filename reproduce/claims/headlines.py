@@ -175,34 +175,39 @@ def _tried(e: Evidence, name: str, ending: str) -> dict[str, Record]:
 
 
 def _answer(e: Evidence, dataset: str, ending: str, relu: Record) -> str:
-    """What the trials of DQA on one data set come to, in sentences; over the same images."""
+    """What the tables and trials of DQA on one data set come to, in sentences."""
     name = f"dqa-{dataset}"
     tried = _tried(e, name, ending)
     few = trial_records.sizes(relu)[0]
     some = "" if len(tried) == len(QUANTISED) else f" of the {len(QUANTISED)}"
-
-    def each(condition: str) -> str:
-        ours = [100 * float(hits(r, condition)[:few].mean()) for r in tried.values()]
-        return f"{_span(ours)} (ReLU {100 * float(hits(relu, condition)[:few].mean()):.0f} %)"
-
+    ours = {
+        a: [mean(e.accuracy(name, c + ending, a)) for c in ("relu", *tried)]
+        for a in ("clean", "pgd")
+    }
     said = printed(dataset)
     under, clean = ([said[c, a] for c in QUANTISED] for a in ("pgd", "clean"))
     fair = [trial_records.left_beside(r, relu) for r in tried.values()]
-    pgd = [int(hits(r, "table/pgd")[:few].sum()) for r in (relu, *tried.values())]
+    left = [trial_records.left(r) for r in (relu, *tried.values())]
+    square = [100 * float(hits(r, "square").mean()) for r in (relu, *tried.values())]
     none = (
         " None of them beats ReLU even there, so this neither reproduces nor explains the table."
-        if max(pgd[1:]) <= pgd[0]
+        if max(ours["pgd"][1:]) <= ours["pgd"][0]
         else ""
     )
+
+    def each(of: Sequence[float]) -> str:
+        return f"{_span(of[1:])} (ReLU {of[0]:.0f} %)"
+
     return (
         f"**DQA on {TITLES[dataset]}.** Published under PGD: {_span(under)} for the quantised "
         f"networks, {said['relu', 'pgd']:.0f} % for ReLU; without an attack {_span(clean)}. "
-        f"Ours, {len(tried)}{some} quantised networks: under the same PGD {each('table/pgd')}, "
-        f"without an attack {each('clean')}.{none} *After all attacks together:* "
-        f"**{_span(map(_percent, tried.values()))}** (**ReLU {_percent(relu):.0f} %**; "
-        f"{_span(fair)} where ReLU met the same attacks). After Square alone, which sees only "
-        f"outputs and knows of no quantiser: {each('square')}. These are the first {few} test "
-        f"images, one training each, each image judged alone.{_other_readings(e, name, ending)}"
+        f"Ours, {len(tried)}{some} quantised networks: under the same PGD {each(ours['pgd'])}, "
+        f"without an attack {each(ours['clean'])}.{none} *After all attacks together:* "
+        f"**{_span(left[1:])}** (**ReLU {left[0]:.0f} %**; "
+        f"{_span(fair)} under those attacks alone that ReLU met, too). After Square alone, which "
+        f"sees only outputs and knows of no quantiser: {each(square)}. The attacks are on the "
+        f"first {few} test images and one training each, each image judged alone."
+        f"{_other_readings(e, name, ending)}"
     )
 
 
@@ -223,10 +228,6 @@ def _other_readings(e: Evidence, name: str, ending: str) -> str:
         ]
         relu = e.records(f"{name}-trial", "relu" + other)[:1]
         if tried:
-            control = f" (ReLU {_percent(relu[0]):.0f} %)" if relu else ""
-            said.append(f"{how}: {_span(map(_percent, tried))}{control}")
+            control = f" (ReLU {trial_records.left(relu[0]):.0f} %)" if relu else ""
+            said.append(f"{how}: {_span(map(trial_records.left, tried))}{control}")
     return f" Trained {'; trained '.join(said)}." if said else ""
-
-
-def _percent(trial: Record) -> float:
-    return 100 * float(trial_records.union(trial, common=True).mean())
