@@ -99,9 +99,9 @@ def conclude(runs: pd.DataFrame, risk: str) -> str:
     signs = f"; {len(masked)} of these {len(above)} show a sign that the attack failed"
     return (
         f"- **Trained on {risk}:** ReLU keeps {', '.join(f'{p:.1f}' for p in relu)} % under PGD "
-        f"(each seed). Of the quantised runs ({len(quantised)}), {len(quantised) - len(alive)} "
-        f"collapsed in training and {len(above)} end above every ReLU run"
-        f"{signs if len(above) else ''}."
+        f"({'each seed' if len(relu) > 1 else 'one seed'}). Of the quantised runs "
+        f"({len(quantised)}), {len(quantised) - len(alive)} collapsed in training and {len(above)} "
+        f"end above every ReLU run{signs if len(above) else ''}."
     )
 
 
@@ -196,11 +196,17 @@ def conclude_clusters(records: Sequence[Record]) -> str:
         low, high = f"{min(each):.1f}", f"{max(each):.1f}"
         return f"{low} %" if low == high else f"{low}–{high} %"
 
+    silhouettes = [float(r.arrays["silhouette/clean"]) for r in (*relu, *dynamic)]
+    none = (
+        " All silhouettes are negative, on clean images, too: there are no clusters that an attack "
+        "could dissolve, so Fig. 3 cannot be judged by these networks."
+        if max(silhouettes) < 0
+        else ""
+    )
     return (
         "- **Fig. 3:** of an image's nearest neighbours "
         f"{span(relu, 'clean')} have its class for ReLU and {span(dynamic, 'clean')} for dynamic "
-        f"activations; under PGD {span(relu, 'pgd')} and {span(dynamic, 'pgd')} "
-        f"({len(relu)} and {len(dynamic)} networks that did not collapse)."
+        f"activations; under PGD {span(relu, 'pgd')} and {span(dynamic, 'pgd')}.{none}"
     )
 
 

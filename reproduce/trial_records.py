@@ -191,6 +191,18 @@ def blunt(record: Record) -> bool:
     return any(not passed for name, (passed, _) in checks(record).items() if ", own" in name)
 
 
+def conclude_blunt(trials: Sequence[Record]) -> str:
+    """On how many networks the table's own attack fails a check of the trial; an item of a list."""
+    alive = [r for r in trials if not collapsed({"clean": r.metrics["clean"]})]
+    if not alive:
+        return "- **Did the table's attack work?** No trial has been run."
+    return (
+        f"- **Did the table's attack work?** On {sum(map(blunt, alive))} of {len(alive)} networks "
+        "that were tried it fails a check: it misses planted adversarial examples, or leaves more "
+        "than one step does."
+    )
+
+
 def marked(name: str, record: Record) -> str:
     """The name of a network, with a dagger where the attacks on it are `doubtful`."""
     return f"{name} †" if doubtful(record) else name
@@ -338,17 +350,17 @@ def queries(networks: Mapping[str, tuple[Record, Record]]) -> str:
     samples = sorted(int(n.removeprefix("nes/")) for n in planned if n.startswith("nes/"))
     titles |= {f"nes/{n}": f"NES, samples {n}" for n in samples}
     titles |= {"hopskipjump": "HopSkipJump"}
-    rows = [
-        [
-            name,
-            *(
-                f"{percent(record, n):.1f}" if n in record.metrics else "–"
-                for n in ("clean", *titles)
-            ),
-        ]
-        for name, (record, _) in networks.items()
-    ]
-    return markdown_table(["network", "clean", *titles.values()], rows)
+    few, many = sizes(first)
+    rows = []
+    for name, (record, _) in networks.items():
+        clean = hits(record, "clean")
+        shares = [100 * float(bits.mean()) for bits in (clean, clean[:few])]
+        shares += [percent(record, n) if n in record.metrics else float("nan") for n in titles]
+        order = [shares[0], shares[2], shares[1], *shares[3:]]
+        rows.append([name, *(f"{s:.1f}".replace("nan", "–") for s in order)])
+    noise, *others = titles.values()
+    header = ["network", f"clean ({many})", noise, f"clean ({few})", *others]
+    return markdown_table(header, rows)
 
 
 def checked(trials: Mapping[str, Record]) -> str:

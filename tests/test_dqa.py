@@ -147,7 +147,10 @@ def test_clusters_are_summed_up_seed_by_seed_without_records_that_have_none_or_c
     assert len(lines) == 2 + 4
     text = dqa.conclude_clusters([*RECORDS, *runs])
     assert "80.0–90.0 % have its class for ReLU and 70.0 % for dynamic activations" in text
-    assert "under PGD 50.0 % and 65.0 % (2 and 1 networks that did not collapse)." in text
+    assert text.endswith("under PGD 50.0 % and 65.0 %."), "some silhouettes are above 0"
+    for run in runs[:3]:
+        run.arrays["silhouette/clean"] = np.array(-0.1)
+    assert "All silhouettes are negative" in dqa.conclude_clusters([*RECORDS, *runs])
     assert dqa.clusters(RECORDS) == "missing"
     for few in (RECORDS, runs[:2], runs[2:]):
         assert "not run" in dqa.conclude_clusters(few)

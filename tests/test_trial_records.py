@@ -300,7 +300,20 @@ def test_queries_are_counted_and_draws_are_told_and_what_was_left_out_is_a_dash(
     record.experiment["trial"]["conditions"] |= {"nes/100": {}, "nes/20": {}, "hopskipjump": {}}
     text = trial_records.queries({"q": (record, table_of(1))})
     assert "1,000 draws of noise" in text and "NES, samples 20" in text
-    assert rows(text) == {"q": ["90.0", "70.0", "41.0", "42.0", "41.0", "–"]}
+    assert rows(text) == {"q": ["90.0", "70.0", "90.0", "41.0", "42.0", "41.0", "–"]}
+    first = record_of({"square": [True, False]})
+    record.metrics |= first.metrics
+    record.arrays |= first.arrays | {"correct/clean": np.packbits(np.arange(100) >= 10)}
+    text = trial_records.queries({"q": (record, table_of(1))})
+    assert "clean (100)" in text and "clean (2)" in text
+    assert rows(text)["q"][:4] == ["90.0", "70.0", "0.0", "50.0"]
+
+
+def test_the_tables_attack_is_judged_by_the_networks_it_fails_on():
+    blunted = attacked({"table/pgd": 52})
+    text = trial_records.conclude_blunt([attacked(), blunted, attacked(dict.fromkeys(LEFT, 5))])
+    assert "On 1 of 2 networks" in text
+    assert "No trial" in trial_records.conclude_blunt([])
 
 
 def test_leaks_are_counted():
