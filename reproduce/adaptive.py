@@ -308,6 +308,9 @@ class AutoAttack:
         return run
 
 
+_WALKERS = 100  # images at a time: foolbox holds hundreds of copies of each
+
+
 @dataclass(frozen=True, kw_only=True)
 class HopSkipJump:
     """A walk along the decision boundary that sees nothing but labels, by foolbox.
@@ -338,15 +341,21 @@ class HopSkipJump:
         can = other.any(1)  # a model that gives one answer to every image has no boundary
         if not can.any():
             return standing.found
-        index, start = standing.index[can], images[other.int().argmax(1)[can]]
+        starts = other.int().argmax(1)
         with _foolbox() as foolbox:
             walk = foolbox.attacks.HopSkipJumpAttack(steps=self.steps, constraint="linf")
             target = foolbox.PyTorchModel(model, bounds=(0, 1), device=images.device)
-            x = walk.run(target, images[index], labels[index], starting_points=start)
-        near = (x - images[index]).abs().flatten(1).amax(1) <= self.eps_255 / 255
-        with torch.no_grad():
-            wrong = near & (model(x).argmax(1) != labels[index])
-        standing.found[index[wrong]] = x[wrong]
+            for part in can.nonzero().squeeze(1).split(_WALKERS):
+                index, start = standing.index[part], images[starts[part]]
+                with torch.no_grad():  # in a batch of another size rounding may tip an answer
+                    still = model(start).argmax(1) != labels[index]
+                if still.any():
+                    index, start = index[still], start[still]
+                    x = walk.run(target, images[index], labels[index], starting_points=start)
+                    near = (x - images[index]).abs().flatten(1).amax(1) <= self.eps_255 / 255
+                    with torch.no_grad():
+                        wrong = near & (model(x).argmax(1) != labels[index])
+                    standing.found[index[wrong]] = x[wrong]
         return standing.found
 
 

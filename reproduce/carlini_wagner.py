@@ -175,8 +175,7 @@ class CarliniWagner:
     confidence: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps is {self.steps}; it must be at least 1")
+        check_counts(steps=self.steps)
         check_settings(self)
 
     def run(

@@ -214,9 +214,13 @@ def _run(experiment: Experiment | Trial, check_stop, report, announce) -> Record
             _train_and_test(experiment, dataset, *options, record)
         results.save(record)
     # No property of the experiment; after a fault the device can run nothing else in this process.
-    except (Interrupted, OSError, torch.OutOfMemoryError, torch.AcceleratorError):
+    except (Interrupted, OSError, MemoryError, storage.Damaged):
+        raise
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except Exception as error:
+        if "DefaultCPUAllocator" in str(error):  # PyTorch's own words for too little memory
+            raise
         record.error = f"{type(error).__name__}: {error}"
         record.wall_s = time.perf_counter() - started
         record.metrics, record.curves, record.arrays, record.arrays_sha256 = {}, {}, {}, None
@@ -341,5 +345,6 @@ def _evaluate(
 
 
 def default_threads(jobs: int) -> int:
-    """Threads for each of `jobs` processes side by side."""
-    return max(1, (os.cpu_count() or 1) // jobs)
+    """Threads for each of `jobs` processes side by side, of the cores that this one may use."""
+    allowed = getattr(os, "sched_getaffinity", None)  # Linux alone
+    return max(1, (len(allowed(0)) if allowed else os.cpu_count() or 1) // jobs)

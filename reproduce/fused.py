@@ -26,6 +26,8 @@ def _compiles(device: str) -> bool:
     """Whether torch.compile works here for a device; if not, say so once."""
     try:
         torch.compile(lambda x: x + 1, dynamic=True)(torch.zeros(2, device=device))
+    except (torch.OutOfMemoryError, torch.AcceleratorError):  # of this moment, not of this machine
+        raise
     except Exception as error:  # the back ends raise what they like: no C++ compiler, no Triton
         reason = str(error).strip().partition("\n")[0]
         warnings.warn(

@@ -14,6 +14,10 @@ import torch
 from torch import Tensor
 
 
+class Damaged(ValueError):
+    """A file that is not what was written, or not of this run."""
+
+
 def cache() -> Path:
     """$REPRODUCE_CACHE, else ~/.cache/reproduce: weights, checkpoints and locks."""
     return Path(os.environ.get("REPRODUCE_CACHE") or "~/.cache/reproduce").expanduser()
@@ -70,7 +74,7 @@ def _digest(tensors: str, meta: str) -> str:
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     """What save_tensors saved: (tensors on the CPU, meta).
 
-    Raises: FileNotFoundError. ValueError: the file is truncated, changed or something else.
+    Raises: FileNotFoundError. Damaged: the file is truncated, changed or something else.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
@@ -82,7 +86,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
         whole = header["sha256"] == _digest(tensors_sha256(tensors), header["meta"])
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} is damaged ({reason}); delete it to start afresh") from None
+        raise Damaged(f"{path} is damaged ({reason}); delete it to start afresh") from None
     if not whole:
-        raise ValueError(f"{path} is damaged (another sha256); delete it to start afresh")
+        raise Damaged(f"{path} is damaged (another sha256); delete it to start afresh")
     return tensors, meta

@@ -22,7 +22,7 @@ from reproduce.attacks import PGD, perturb, seeded
 from reproduce.data import crop_and_flip, epoch_order, to_float
 from reproduce.models import folded
 from reproduce.quantizers import DynamicQuantizer
-from reproduce.storage import load_tensors, save_tensors
+from reproduce.storage import Damaged, load_tensors, save_tensors
 
 
 class Interrupted(Exception):
@@ -45,7 +45,8 @@ class Settings:
     backward passes are in bfloat16, weights and optimiser stay float32. With thresholds = "clean",
     those of dynamic quantisers stay as they are once the attack begins.
 
-    Raises: ValueError: a number outside its range.
+    Raises: ValueError: a number outside its range, epochs too few for the attack to come to its
+            full size.
     """
 
     epochs: int
@@ -76,6 +77,12 @@ class Settings:
                 raise ValueError(f"{name} is {value}; it must be a finite number, at least 0")
         if not 0 <= self.clean_weight <= 1:
             raise ValueError(f"clean_weight is {self.clean_weight}; it must lie in [0, 1]")
+        before = self.clean_epochs + max(1, self.ramp_epochs)
+        if self.attack is not None and self.epochs < before:
+            raise ValueError(
+                f"epochs is {self.epochs}; with clean_epochs {self.clean_epochs} and ramp_epochs "
+                f"{self.ramp_epochs} the attack comes to its full size in {before}"
+            )
         if self.optimizer not in ("adam", "sgd"):
             raise ValueError(f"optimizer is {self.optimizer!r}; choose adam or sgd")
         if self.schedule not in ("constant", "one_cycle", "step"):
@@ -150,7 +157,7 @@ def _save(path: Path, key: str, model: nn.Module, optimizer, progress: Progress)
 def _restore(path: Path, key: str, model: nn.Module, optimizer) -> Progress:
     tensors, meta = load_tensors(path)
     if meta.pop("key", None) != key:
-        raise ValueError(f"{path} belongs to another run; delete it to start afresh")
+        raise Damaged(f"{path} belongs to another run; delete it to start afresh")
     prefix = "model."
     model.load_state_dict(
         {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
@@ -215,10 +222,10 @@ def train(
              to resume from and to save to, once an epoch, when stopped, and at the end; `key`
              names the run in it. check_stop: called before each step; may raise Interrupted.
              report: called after each step with the progress and the images just done.
-    Returns: Progress, with one value an epoch for loss, accuracy on what it trained on, lr,
-             eps_255, and thresholds where there are any.
-    Raises:  Interrupted, after a checkpoint. ValueError: a damaged or foreign checkpoint, images
-             and labels differ in number. FloatingPointError: the loss is no longer finite.
+    Returns: Progress, with one value an epoch for loss, accuracy on its adversarial examples (on
+             its images, while there is no attack), lr, eps_255, and thresholds where there are any.
+    Raises:  Interrupted, after a checkpoint. Damaged: a damaged or foreign checkpoint. ValueError:
+             images and labels differ in number. FloatingPointError: the loss is no longer finite.
     Source:  DQA, Eq. 7 and 10; Double quantization, section IV-A.
     """
     if len(images) != len(labels) or not len(images):

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from reproduce.attacks import check_counts
 from reproduce.carlini_wagner import (
     Adversarial,
     Search,
@@ -81,8 +82,7 @@ class ZOO:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        if self.coordinates < 1:
-            raise ValueError(f"coordinates is {self.coordinates}; it must be at least 1")
+        check_counts(coordinates=self.coordinates, queries=self.queries)
         least = 1 + self.search_steps * (2 * self.coordinates + 1)
         if self.queries < least:
             raise ValueError(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from reproduce import data, models
+from reproduce import data, experiments, models
 from reproduce.training import Settings, train
 
 matplotlib.use("agg")
@@ -16,6 +16,12 @@ os.environ["GIT_PYTHON_REFRESH"] = "quiet"
 
 settings.register_profile("reproducible", deadline=None, derandomize=True)
 settings.load_profile("reproducible")
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(monkeypatch):
+    """Units are run there in every test: bit-for-bit promises hold on no GPU."""
+    monkeypatch.setattr(experiments, "device", lambda: torch.device("cpu"))
 
 
 @pytest.fixture(scope="session")

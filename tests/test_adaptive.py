@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from reproduce import data, models
+from reproduce import adaptive, data, models
 from reproduce.adaptive import (
     NES,
     AdaptivePGD,
@@ -468,6 +468,17 @@ def test_a_black_box_breaks_some_digits_and_gradients_break_more(digits_lenet, a
     assert 0 < found.sum() <= white.sum()
     more = {"queries": 300} if isinstance(attack, Square) else {"steps": 6}
     assert assert_lawful(model, type(attack)(**vars(attack) | more), x, y, 0).sum() >= found.sum()
+
+
+def test_hopskipjump_takes_many_images_a_part_at_a_time(digits_lenet, monkeypatch):
+    model, x, y = digits_lenet
+    monkeypatch.setattr(adaptive, "_WALKERS", 6)
+    sizes = []
+    handle = model.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    found = broken(model, HopSkipJump(eps_255=150, steps=3), x[:16], y[:16])
+    handle.remove()
+    assert found.sum() >= 12
+    assert sizes.count(16) <= 3 and set(sizes) - {16} <= set(range(7)), "but for looks at the whole"
 
 
 def test_hopskipjump_needs_no_more_than_labels(digits_lenet):

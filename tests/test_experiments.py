@@ -149,7 +149,7 @@ def test_every_field_of_an_experiment_changes_its_key():
 
 
 def test_every_field_of_the_training_changes_the_key():
-    base = tiny()
+    base = replace(tiny(), training=replace(tiny().training, epochs=10))  # enough for every ramp
     trainings = changed(base.training, OTHER_SETTINGS)
     attacks = INFORMED, *changed(INFORMED, OTHER_PGD)
     trainings += [replace(base.training, attack=a) for a in attacks]
@@ -942,11 +942,44 @@ def test_a_file_in_the_way_of_the_record_is_told(monkeypatch):
         run(tiny())
 
 
-def test_too_little_memory_is_no_failure_of_the_experiment(monkeypatch):
-    def too_large(*_args, **_options):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+def out_of_memory_on_a_gpu():
+    raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(experiments, "train", too_large)
-    with pytest.raises(torch.OutOfMemoryError):
+
+def out_of_memory_on_a_cpu():
+    torch.empty(10**15)
+
+
+def out_of_memory_in_numpy():
+    np.empty(10**15)
+
+
+@pytest.mark.parametrize(
+    ("too_large", "error"),
+    (
+        (out_of_memory_on_a_gpu, torch.OutOfMemoryError),
+        (out_of_memory_on_a_cpu, RuntimeError),
+        (out_of_memory_in_numpy, MemoryError),
+    ),
+)
+def test_too_little_memory_is_no_failure_of_the_experiment(too_large, error, monkeypatch):
+    monkeypatch.setattr(experiments, "train", lambda *_args, **_options: too_large())
+    with pytest.raises(error):
         run(tiny())
     assert results.failures() == [] == results.records()
+
+
+def test_a_damaged_checkpoint_is_no_failure_of_the_experiment():
+    file = storage.cache() / "checkpoints" / f"{tiny().key}.safetensors"
+    storage.write_bytes(file, b"no checkpoint")
+    with pytest.raises(storage.Damaged, match=f"{file} is damaged .*delete it"):
+        run(tiny())
+    assert results.failures() == [] == results.records()
+
+
+def test_threads_are_shared_among_processes_of_the_cores_that_are_allowed(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5, 7}, raising=False)
+    assert [experiments.default_threads(jobs) for jobs in (1, 2, 3, 8)] == [4, 2, 1, 1]
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert experiments.default_threads(2) == 32

@@ -45,6 +45,18 @@ def test_without_a_compiler_the_same_is_computed_eagerly_and_said_once(without_a
     ]
 
 
+def test_too_little_memory_does_not_make_a_process_eager_for_good(monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    module._compiles.cache_clear()
+    with monkeypatch.context() as moment:
+        moment.setattr(torch, "compile", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            one_more_if_compiled(torch.zeros(LARGE))
+    assert module._compiles.cache_info().currsize == 0
+
+
 def outcome(quantizer, x, weights):
     x = x.detach().requires_grad_()
     out = quantizer(1 * x)  # no leaf, as within a network
