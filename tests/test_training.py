@@ -111,11 +111,14 @@ def test_the_attack_starts_after_the_clean_epochs_and_grows_over_the_ramp():
 def test_without_a_ramp_the_attack_is_whole_at_once_and_without_attack_there_is_none():
     s = plain(attack=ATTACK)
     assert [s.attack_at(i, 2) for i in range(6)] == [ATTACK] * 6
+    assert [plain(clean_epochs=1, ramp_epochs=1).attack_at(i, 2) for i in range(6)] == [None] * 6
+
+
+def test_a_recipe_whose_attack_never_comes_to_its_full_size_is_refused():
     for few in ({"clean_epochs": 5}, {"clean_epochs": 3, "ramp_epochs": 3}):
         with pytest.raises(ValueError, match=r"epochs is 5; with clean_epochs [53] .* size in 6"):
             plain(epochs=5, attack=ATTACK, **few)
         plain(epochs=6, attack=ATTACK, **few)
-    assert [plain(clean_epochs=1, ramp_epochs=1).attack_at(i, 2) for i in range(6)] == [None] * 6
 
 
 def test_the_curves_carry_each_epoch_s_last_rate_and_radius():
