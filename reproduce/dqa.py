@@ -214,12 +214,17 @@ def readings(
     what: Mapping[str, str],
     literal: Mapping[str, Record | None],
     others: Mapping[str, Record | None],
+    tried: Mapping[str, float],
 ) -> str:
     """Networks under other readings of the paper beside those under the literal one.
 
     Args: what: {cell: how it is read}; a cell is the literal one's and an ending. literal, others:
-          {cell: record}, None where it was not run.
+          {cell: record}, None where it was not run. tried: {cell: percent left by all attacks of
+          its trial}, of those that were tried.
     """
+
+    def left(cell: str) -> str:
+        return f"{tried[cell]:.1f}" if cell in tried else "missing"
 
     def shares(record: Record | None) -> str:
         if record is None:
@@ -231,9 +236,12 @@ def readings(
     rows = []
     for cell, reading in what.items():
         network = cell.rsplit("-", 1)[0]
-        rows.append([network, shares(literal.get(network)), reading, shares(others.get(cell))])
+        both = literal.get(network), others.get(cell)
+        plain, other = ([shares(r), left(c)] for r, c in zip(both, (network, cell), strict=True))
+        rows.append([network, *plain, reading, *other])
     columns = " / ".join(ATTACKS.values())
-    return markdown_table(["network", f"literal: {columns}", "other reading", columns], rows)
+    header = [f"literal: {columns}", "all", "other reading", columns, "all"]
+    return markdown_table(["network", *header], rows)
 
 
 # --- Table 4 --------------------------------------------------------------------------------------

@@ -25,6 +25,9 @@ def grid(
     """All units, filtered as grids.grid; each trial after the experiments that it needs."""
     for kind in (grids, variants, trials, pipeline_checks, norms, substitutes, hardened):
         yield from kind.grid(paper, scale, seed)
+    for network in variants.grid(paper, scale, seed):
+        if network.cell in variants.READINGS:
+            yield trials.trial(network)
 
 
 def worth(unit: Unit) -> tuple:

@@ -161,13 +161,13 @@ def test_list_prints_a_line_for_each_experiment_with_its_name_slug_and_key(capsy
 @pytest.mark.parametrize(
     ("filters", "expected"),
     [
-        ("--paper dqa --dataset digits", 2 * 7 + 3 + 2 * 6),
+        ("--paper dqa --dataset digits", 2 * 7 + 2 * 3 + 2 * 6),
         ("--paper double-quantization", 3 * 15 + 2 * 2),
         ("--cell relu", 2 * 2 + 1),
         ("--cell 2bit-dithered --seed 5", 2),
         ("--dataset patterns --cell fixed-2bit", 2),
         ("--name dqa-digits", 7 + 3 + 6),
-        ("--name dqa-digits-trial", 7 + 6),
+        ("--name dqa-digits-trial", 7 + 3 + 6),
         ("--name dqa-digits-trial --cell relu", 1),
     ],
 )

@@ -159,9 +159,15 @@ def test_clusters_are_summed_up_seed_by_seed_without_records_that_have_none_or_c
 def test_other_readings_stand_beside_the_literal_one_collapsed_in_italics():
     literal = {"fixed-2bit": RECORDS[3], "dynamic-2bit": None}
     what = {"fixed-2bit-image": "per image", "dynamic-2bit-tanh": "tanh"}
-    lines = dqa.readings(what, literal, {"dynamic-2bit-tanh": RECORDS[4]}).splitlines()
-    assert lines[2] == "| fixed-2bit | 70.00 / 50.00 / 51.00 | per image | missing |"
-    assert lines[3] == "| dynamic-2bit | missing | tanh | *10.00 / 10.00 / 10.00* |"
+    tried = {"fixed-2bit": 3.0, "dynamic-2bit-tanh": 0.25}
+    others = {"dynamic-2bit-tanh": RECORDS[4]}
+    lines = dqa.readings(what, literal, others, tried).splitlines()
+    assert lines[2] == (
+        "| fixed-2bit | 70.00 / 50.00 / 51.00 | 3.0 | per image | missing | missing |"
+    )
+    assert lines[3] == (
+        "| dynamic-2bit | missing | missing | tanh | *10.00 / 10.00 / 10.00* | 0.2 |"
+    )
 
 
 def test_a_gain_is_put_beside_the_published_ones_and_its_absence_is_said():

@@ -25,7 +25,9 @@ def folders(monkeypatch, tmp_path):
 
 def tiny(network: str = "alexnet") -> Substitute:
     full = grids.dqa("patterns", "dynamic", 1, 0, "smoke")
-    training = replace(full.training, epochs=1, batch_size=20, attack=PGD(8, 4, 1), autocast=False)
+    training = replace(
+        full.training, epochs=1, clean_epochs=0, batch_size=20, attack=PGD(8, 4, 1), autocast=False
+    )
     attacks = {"clean": None, "fgsm": FGSM(8), "pgd": PGD(8, 4, 2)}
     base = replace(
         full, width=2, train_images=40, test_images=12, eval_batch=5,
