@@ -138,7 +138,7 @@ def _shown(seeds: Sequence[np.ndarray]) -> str:
 
 
 def in_short(evidence: Sequence[Evidence]) -> list[str]:
-    """The answer of the trials that have been run, a sentence a data set or scenario."""
+    """The answer of the trials that have been run, an item a data set or scenario, in Markdown."""
     lines = []
     for dataset, ending in RISKS.items():
         name = f"dqa-{dataset}"
@@ -189,26 +189,27 @@ def _answer(e: Evidence, dataset: str, ending: str, relu: Record) -> str:
     fair = [trial_records.left_beside(r, relu) for r in tried.values()]
     left = [trial_records.left(r) for r in (relu, *tried.values())]
     square = [100 * float(hits(r, "square").mean()) for r in (relu, *tried.values())]
-    none = (
-        " None of them beats ReLU even there, so this neither reproduces nor explains the table."
-        if max(ours["pgd"][1:]) <= ours["pgd"][0]
-        else ""
-    )
 
     def each(of: Sequence[float]) -> str:
         return f"{_span(of[1:])} (ReLU {of[0]:.0f} %)"
 
-    return (
-        f"**DQA on {TITLES[dataset]}.** Published under PGD: {_span(under)} for the quantised "
-        f"networks, {said['relu', 'pgd']:.0f} % for ReLU; without an attack {_span(clean)}. "
-        f"Ours, {len(tried)}{some} quantised networks: under the same PGD {each(ours['pgd'])}, "
-        f"without an attack {each(ours['clean'])}.{none} *After all attacks together:* "
-        f"**{_span(left[1:])}** (**ReLU {left[0]:.0f} %**; "
-        f"{_span(fair)} under those attacks alone that ReLU met, too). After Square alone, which "
-        f"sees only outputs and knows of no quantiser: {each(square)}. The attacks are on the "
-        f"first {few} test images and one training each, each image judged alone."
-        f"{_other_readings(e, name, ending)}"
+    none = " None of them beats ReLU even there: the table is neither reproduced nor explained."
+    points = [
+        f"Without an attack: {each(ours['clean'])}; published {_span(clean)}.",
+        "After Square alone, which sees only outputs and knows of no quantiser: "
+        f"{each(square)}. Under those of all attacks that ReLU met, too: {_span(fair)}.",
+        *_other_readings(e, name, ending),
+        f"The attacks are on the first {few} test images and one training each, each image judged "
+        "alone.",
+    ]
+    said_first = (
+        f"**DQA on {TITLES[dataset]}:** published are {_span(under)} under PGD, and "
+        f"{said['relu', 'pgd']:.0f} % for ReLU. Our {len(tried)}{some} quantised networks keep "
+        f"{each(ours['pgd'])} under the same PGD, and **{_span(left[1:])}** (**ReLU "
+        f"{left[0]:.0f} %**) after all attacks together."
+        f"{none if max(ours['pgd'][1:]) <= ours['pgd'][0] else ''}"
     )
+    return "\n  - ".join([said_first, *points])
 
 
 def _span(shares: Iterable[float]) -> str:
@@ -216,18 +217,14 @@ def _span(shares: Iterable[float]) -> str:
     return f"{low} %" if low == high else f"{low}–{high} %"
 
 
-def _other_readings(e: Evidence, name: str, ending: str) -> str:
-    """What is left where the networks were trained otherwise, as sentences."""
+def _other_readings(e: Evidence, name: str, ending: str) -> list[str]:
+    """What is left where the networks were trained otherwise, a sentence each."""
     said = []
     for how, other in OTHERS.items():
-        tried = [
-            r
-            for c in QUANTISED
-            for r in e.records(f"{name}-trial", c + other)[:1]
-            if other != ending and not collapsed({"clean": r.metrics["clean"]})
-        ]
+        tried = _tried(e, name, other) if other != ending else {}
         relu = e.records(f"{name}-trial", "relu" + other)[:1]
         if tried:
             control = f" (ReLU {trial_records.left(relu[0]):.0f} %)" if relu else ""
-            said.append(f"{how}: {_span(map(trial_records.left, tried))}{control}")
-    return f" Trained {'; trained '.join(said)}." if said else ""
+            span = _span(map(trial_records.left, tried.values()))
+            said.append(f"Trained {how}: {span}{control} after all attacks together.")
+    return said
