@@ -1,7 +1,8 @@
 """python -m reproduce.benchmark: images a second of every stage, on the device at hand.
 
 Each stage stands beside a plain way to do the same: dithering beside a loop over pixels, our
-training step beside a float32 loop, PGD on the folded network beside the network as trained.
+training step beside a float32 loop, PGD on the folded network beside the network as trained, C&W
+and ZOO beside foolbox and ART with the same budget.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reproduce import data, experiments, grids, models
+from reproduce.carlini_wagner import CarliniWagner
 from reproduce.dither import bayer, floyd_steinberg, jarvis_judice_ninke
 from reproduce.evaluation import correct
 from reproduce.training import train
+from reproduce.zoo import ZOO
 
 BITS = 2
 STEPS = 4  # training steps in one call
@@ -133,6 +136,52 @@ def attacking(images: Tensor, labels: Tensor, steps: int, seconds: float) -> dic
     }
 
 
+def searching(
+    images: Tensor, steps: int, seconds: float
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Images a second of C&W (3 values of c) and of ZOO (64 pixels at a time; 2 images).
+
+    The labels are the network's own answers, since what is wrong as it stands takes no search.
+    """
+    import foolbox
+    from art.attacks.evasion import ZooAttack
+    from art.estimators.classification import PyTorchClassifier
+
+    model = models.folded(grids.double_quantization(BITS, True).model()).to(images.device)
+    x = data.to_float(images)
+    with torch.no_grad():
+        labels = model(x).argmax(1)
+    bounds, classes = (0, 1), 10
+    wrapped = foolbox.PyTorchModel(model, bounds=bounds, device=images.device)
+    theirs = foolbox.attacks.L2CarliniWagnerAttack(
+        binary_search_steps=3, steps=steps, stepsize=0.01, initial_const=1, abort_early=False
+    )
+    ours = CarliniWagner(steps=steps, search_steps=3, lr=0.01, initial_c=1)
+    cw = {
+        "foolbox": lambda: theirs.run(wrapped, x, foolbox.criteria.Misclassification(labels)),
+        "this package": lambda: ours.run(model, x, labels),
+    }
+    kind = "gpu" if images.is_cuda else "cpu"
+    classifier = PyTorchClassifier(
+        model, nn.CrossEntropyLoss(), tuple(x.shape[1:]), classes, device_type=kind
+    )
+    art = ZooAttack(
+        classifier, learning_rate=0.01, max_iter=steps, binary_search_steps=1, initial_const=1,
+        abort_early=False, use_resize=False, use_importance=False, nb_parallel=64,
+        variable_h=1 / 255, verbose=False,
+    )  # fmt: skip
+    few, right = x[:2], labels[:2]
+    budget = ZOO(1 + steps * 129, 1, 64, h_255=1, lr=0.01, initial_c=1)
+    zoo = {
+        "ART": lambda: art.generate(few.cpu().numpy(), right.cpu().numpy()),
+        "this package": lambda: budget.run(model, few, right, seed=0),
+    }
+    return (
+        {name: rate(job, len(x), seconds) for name, job in cw.items()},
+        {name: rate(job, len(few), seconds) for name, job in zoo.items()},
+    )
+
+
 def show(title: str, speeds: dict[str, float]) -> None:
     """One stage; the first line is what the others are compared with."""
     first = next(iter(speeds.values()))
@@ -161,6 +210,9 @@ def main(argv: list[str] | None = None) -> int:
     few = slice(max(1, args.batch // 4))
     speeds = attacking(images[few], labels[few], args.attack_steps, args.seconds)
     show(f"Evaluation under PGD-{args.attack_steps}", speeds)
+    cw, zoo = searching(images[few], args.attack_steps, args.seconds)
+    show(f"C&W, {args.attack_steps} steps", cw)
+    show(f"ZOO, {args.attack_steps} steps", zoo)
     return 0
 
 
