@@ -249,13 +249,14 @@ def readings(
 _OURS = {"Madry": ("relu", None), "DQA": ("dynamic", 2)}
 
 
-def comparison(measured: pd.DataFrame, dataset: str) -> str:
+def comparison(measured: pd.DataFrame, dataset: str, tried: Mapping[str, float]) -> str:
     """Table 4 beside our networks and beside what later evaluations left of each defence.
 
     Our ReLU networks stand in the row of Madry, whose training they share, and those with 2-bit
     dynamic activations in that of DQA; the other defences are not re-run here.
 
-    Args: measured: results.load(...) of the data set, at one scale and of one training risk.
+    Args: measured: results.load(...) of the data set, at one scale and of one training risk. tried:
+          {network, as model_name: percent left by all attacks of its trial}.
     """
     printed = published.load("dqa_table4")
     printed = printed[printed["dataset"] == dataset]
@@ -270,10 +271,12 @@ def comparison(measured: pd.DataFrame, dataset: str) -> str:
                 f"{defense}, {cells['architecture'].iloc[0]}",
                 *("not printed" if pd.isna(v) else f"{v:.2f}" for v in values),
                 _our_row(measured, *_OURS[defense]) if defense in _OURS else "not re-run",
+                _our_trial(tried, *_OURS[defense]) if defense in _OURS else "not re-run",
                 _findings(later[later["defense"] == defense]),
             ]
         )
-    header = ["defence", *ATTACKS.values(), "ours (clean / PGD / FGSM)", "later evaluations"]
+    ours = ["ours (clean / PGD / FGSM)", "ours, all attacks"]
+    header = ["defence", *ATTACKS.values(), *ours, "later evaluations"]
     best = later[later["defense"] == "highest on RobustBench"]
     return markdown_table(header, rows) + (
         "" if best.empty else f"\n\nHighest on RobustBench: {_findings(best)}."
@@ -291,6 +294,11 @@ def _our_row(measured: pd.DataFrame, activation: str, bits: int | None) -> str:
     seeds = cell["seed"].nunique()
     shares = " / ".join(f"{100 * mean(values):.2f}" for values in each)
     return f"{model_name(activation, bits)}: {shares} ({seeds} seed{'s' if seeds > 1 else ''})"
+
+
+def _our_trial(tried: Mapping[str, float], activation: str, bits: int | None) -> str:
+    name = model_name(activation, bits)
+    return f"{tried[name]:.1f}" if name in tried else "missing"
 
 
 def _findings(rows: pd.DataFrame) -> str:

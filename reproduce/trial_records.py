@@ -274,7 +274,15 @@ def numbers(networks: Mapping[str, tuple[Record, Record]]) -> str:
     columns = {t: f for t, f in FAMILIES.items() if any(n.startswith(f) for n in met)}
     dear = ("Auto-<br>Attack", "black<br>box", "C&W")
     titles = [f"{n}<br>({few})" if n in dear else n for n in columns]
-    header = ["network", "clean", f"all<br>({few})", f"all<br>({many})", "FGSM", "PGD,<br>batch"]
+    header = [
+        "network",
+        f"clean<br>({many})",
+        f"clean<br>({few})",
+        f"all<br>({few})",
+        f"all<br>({many})",
+        "FGSM",
+        "PGD,<br>batch",
+    ]
     rows = []
     for name, (record, table) in networks.items():
         batch = 100 * hits(table, "pgd")[:many].mean()
@@ -287,7 +295,9 @@ def numbers(networks: Mapping[str, tuple[Record, Record]]) -> str:
         shown = [f"{c:.1f}".replace("nan", "–") for c in cells]
         if blunt(record):
             shown[2] += " †"
-        rows.append([marked(name, record), f"{percent(record, 'clean'):.1f}", *worst, *shown])
+        clean = hits(record, "clean")
+        both = (f"{100 * bits.mean():.1f}" for bits in (clean, clean[:few]))
+        rows.append([marked(name, record), *both, *worst, *shown])
     return markdown_table([*header, "PGD", *titles], rows)
 
 
@@ -397,6 +407,33 @@ def _left_out(trials: Mapping[str, Record]) -> str:
     missing = {name: left_out(r) for name, r in trials.items()}
     said = "; ".join(f"{name}: {', '.join(found)}" for name, found in missing.items() if found)
     return f" Left out when the time was up: {said}." if said else ""
+
+
+def zero_gradients(trials: Mapping[str, Record]) -> str:
+    """How many gradients are exactly zero at each activation layer, in percent.
+
+    Args: trials: {network: record}; those whose training collapsed are left out.
+    """
+    rows = []
+    for name, record in trials.items():
+        if collapsed({"clean": record.metrics["clean"]}):
+            continue
+        cells = []
+        for attack in ("own", "main"):
+            start = f"zero_gradients/{attack}/"
+            shares = {
+                n.removeprefix(start): v for n, v in record.arrays.items() if n.startswith(start)
+            }
+            layers = [100 * float(v) for n, v in shares.items() if n.isdigit()]
+            cells.append(f"{min(layers):.1f}–{max(layers):.1f}")
+            cells.append(f"{100 * float(shares['pixels']):.1f}")
+        rows.append([name, *cells])
+    if not rows:
+        return "Not run at this scale."
+    header = ["network"]
+    for attack in ("table's attack", "main attack"):
+        header += [f"{attack}: layers", f"{attack}: pixels"]
+    return markdown_table(header, rows)
 
 
 def leaks(trials: Mapping[str, Record]) -> str:

@@ -237,13 +237,13 @@ def test_the_numbers_are_the_worst_of_each_family():
         record.arrays[f"correct/{name}"] = np.packbits(bits)
     assert trial_records.sizes(record) == (50, 100)
     (cells,) = rows(trial_records.numbers({"ReLU": (record, table_of(47))})).values()
-    worst, on_all = cells[1:3]
+    worst, on_all = cells[2:4]
     assert worst.startswith("**36.0**<br>24.1–49.9")  # 18 of 50
     assert on_all.startswith("**39.0**<br>")  # of 100; steps/twice
     expected = ["50.0", "47.0", "45.0", "44.0", "39.0", "40.0", "36.0"]
-    assert cells[0] == "90.0" and cells[3:] == expected
+    assert cells[:2] == ["90.0", "100.0"] and cells[4:] == expected
     blunted = attacked(planted__own=np.zeros(50, bool)), table_of(47)
-    assert rows(trial_records.numbers({"ReLU": blunted}))["ReLU"][5] == "45.0 †"
+    assert rows(trial_records.numbers({"ReLU": blunted}))["ReLU"][6] == "45.0 †"
 
 
 def test_attacks_with_and_without_gradients_are_counted_by_themselves():
@@ -314,6 +314,17 @@ def test_the_tables_attack_is_judged_by_the_networks_it_fails_on():
     text = trial_records.conclude_blunt([attacked(), blunted, attacked(dict.fromkeys(LEFT, 5))])
     assert "On 1 of 2 networks" in text
     assert "No trial" in trial_records.conclude_blunt([])
+
+
+def test_the_shares_of_zero_gradients_are_told_by_layer_and_at_the_pixels():
+    each = {"1": 0.25, "2": 0.6, "10": 0.1, "pixels": 0.05, "images": 0.0}
+    arrays = {f"zero_gradients__own__{n}": np.array(v) for n, v in each.items()}
+    arrays |= {f"zero_gradients__main__{n}": np.array(0.5 * v) for n, v in each.items()}
+    networks = {"q": attacked(**arrays), "lost": attacked(dict.fromkeys(LEFT, 5))}
+    assert rows(trial_records.zero_gradients(networks)) == {
+        "q": ["10.0–60.0", "5.0", "5.0–30.0", "2.5"]
+    }
+    assert "Not run" in trial_records.zero_gradients({})
 
 
 def test_leaks_are_counted():

@@ -27,7 +27,7 @@ from reproduce.claims.evidence import (
     Claim,
     Evidence,
 )
-from reproduce.claims.headlines import HEADER, headlines, in_short
+from reproduce.claims.headlines import HEADER, RISKS, headlines, in_short
 
 __all__ = [
     "DIRECTION",
@@ -35,6 +35,7 @@ __all__ = [
     "NOT",
     "OWN_ONLY",
     "REPRODUCED",
+    "RISKS",
     "STATUSES",
     "TOLERANCE",
     "UNDECIDED",
