@@ -294,7 +294,7 @@ def numbers(networks: Mapping[str, tuple[Record, Record]]) -> str:
         worst = _interval(record, ALL), _interval(record, _on_all(record))
         shown = [f"{c:.1f}".replace("nan", "–") for c in cells]
         if blunt(record):
-            shown[2] += " †"
+            shown[2] += "\u00a0†"
         clean = hits(record, "clean")
         both = (f"{100 * bits.mean():.1f}" for bits in (clean, clean[:few]))
         rows.append([marked(name, record), *both, *worst, *shown])

@@ -243,7 +243,7 @@ def test_the_numbers_are_the_worst_of_each_family():
     expected = ["50.0", "47.0", "45.0", "44.0", "39.0", "40.0", "36.0"]
     assert cells[:2] == ["90.0", "100.0"] and cells[4:] == expected
     blunted = attacked(planted__own=np.zeros(50, bool)), table_of(47)
-    assert rows(trial_records.numbers({"ReLU": blunted}))["ReLU"][6] == "45.0 †"
+    assert rows(trial_records.numbers({"ReLU": blunted}))["ReLU"][6] == "45.0\u00a0†"
 
 
 def test_attacks_with_and_without_gradients_are_counted_by_themselves():

@@ -193,7 +193,7 @@ def _answer(e: Evidence, dataset: str, ending: str, relu: Record) -> str:
     def each(of: Sequence[float]) -> str:
         return f"{_span(of[1:])} (ReLU {of[0]:.0f} %)"
 
-    none = " None of them beats ReLU even there: the table is neither reproduced nor explained."
+    none = " Already under the table's PGD none beats ReLU: it is neither reproduced nor explained."
     points = [
         f"Without an attack: {each(ours['clean'])}; published {_span(clean)}.",
         "After Square alone, which sees only outputs and knows of no quantiser: "
