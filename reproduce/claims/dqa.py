@@ -74,7 +74,7 @@ def _readings(dataset: str, rule: Rule) -> Callable[[Evidence], Verdict]:
         found = []
         for reading, ending in endings.items():
             status, why = rule(evidence, f"dqa-{dataset}", ending)
-            found.append((status, f"{why} (trained on {reading})" if len(endings) > 1 else why))
+            found.append((status, f"*Trained on {reading}:* {why}" if len(endings) > 1 else why))
         return kinder(found)
 
     return decide

@@ -117,7 +117,7 @@ def kinder(verdicts: Sequence[Verdict]) -> Verdict:
     Where several readings come to it, the evidence of each is given.
     """
     best = min((status for status, _ in verdicts), key=_KINDEST.index)
-    return best, "; ".join(why for status, why in verdicts if status == best)
+    return best, "<br>".join(why for status, why in verdicts if status == best)
 
 
 def points(values: Sequence[float]) -> str:
