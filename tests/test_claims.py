@@ -130,7 +130,7 @@ def test_the_kinder_verdict_is_the_better_one_and_one_that_is_open_beats_a_refus
     assert sorted(order) == sorted(STATUSES)
     for a, b in itertools.product(order, repeat=2):
         first = min((a, b), key=order.index)
-        why = "a; b" if a == b else "a" if first == a else "b"
+        why = "a<br>b" if a == b else "a" if first == a else "b"
         assert kinder([(a, "a"), (b, "b")]) == (first, why)
 
 
