@@ -289,6 +289,17 @@ def test_a_repairing_attack_is_told_where_it_repairs_most():
     assert trial_records.repaired({"a": networks["a"]}).startswith("In none")
 
 
+def test_the_rule_that_leaves_least_is_named_for_each_network():
+    shares = dict(zip(trial_records.RULES, (80, 30, 20, 25, 21, 40), strict=True))
+    tanh = attacked({f"rule/{rule}": left for rule, left in shares.items()})
+    steep = attacked({f"rule/{r}": left for r, left in (shares | {"sigmoid-5": 3}).items()})
+    lost = attacked(dict.fromkeys(LEFT, 5) | {"rule/zero": 1})
+    of = {"a": tanh, "b": steep, "ReLU": attacked(), "lost": lost}
+    text = trial_records.best_rules({name: (r, table_of(1)) for name, r in of.items()})
+    assert text.startswith("What leaves least: a: tanh; b: T = 5. ")
+    assert "in 1 of these 2 networks" in text
+
+
 def test_what_the_maximum_changes_most_is_told():
     networks = {"a": (attacked(), table_of(49)), "b": (attacked(), table_of(12))}
     text = trial_records.moved_by_maximum(networks)
