@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from reproduce.attacks import (
     check_counts,
@@ -111,7 +112,6 @@ def smallest_perturbations(
     attack,
     minimise: Callable[[Search, Tensor], None],
     batch_size: int,
-    report: Callable[[int, int], None],
 ) -> Adversarial:
     """Call minimise(search, index) at one c after another, for the images that are still in play.
 
@@ -134,12 +134,11 @@ def smallest_perturbations(
             search.queries += 1
             search.done = wrong.clone()
             search.norms[wrong] = 0
-            for number in range(attack.search_steps):
+            for _ in range(attack.search_steps):
                 index = (~search.done).nonzero().squeeze(1)
                 if len(index):
                     minimise(search, index)
                     search.next_c()
-                report(number + 1, attack.search_steps)
             # What is returned is what is judged, whatever the search believed.
             success = predict(model, search.best, batch_size).argmax(1) != labels
     finally:
@@ -185,28 +184,34 @@ class CarliniWagner:
         labels: Tensor,
         *,
         check_stop: Callable[[], None] = lambda: None,
-        report: Callable[[int, int], None] = lambda done, total: None,
     ) -> Adversarial:
         """Attack all `images` as one batch, with `model` in eval mode meanwhile.
 
-        An image that is misclassified as it stands counts as a success of norm 0.
+        An image that is misclassified as it stands counts as a success of norm 0. On a terminal a
+        bar shows the progress.
 
         Args:   images: (N, C, H, W) float32 in [0, 1]. labels: (N,) int64. check_stop: called
-                before each step; may raise to stop. report: called with (done, total) search steps.
+                before each step; may raise to stop.
         Raises: TypeError: images are not float32. ValueError: a value outside [0, 1], no images or
                 not one label each, a FixedQuantizer whose maximum runs over the batch. What
                 check_stop raises. The model is then as it was.
         """
-        minimise = partial(self._minimise, model, check_stop)
-        whole = max(1, len(images))
-        return smallest_perturbations(model, images, labels, self, minimise, whole, report)
+        whole, total = max(1, len(images)), self.search_steps * self.steps
+        with tqdm(total=total, desc="C&W", unit="step", disable=None, leave=False) as bar:
 
-    def _minimise(self, model: nn.Module, check_stop, search: Search, index: Tensor) -> None:
+            def step() -> None:
+                check_stop()
+                bar.update()
+
+            minimise = partial(self._minimise, model, step)
+            return smallest_perturbations(model, images, labels, self, minimise, whole)
+
+    def _minimise(self, model: nn.Module, begin, search: Search, index: Tensor) -> None:
         start = torch.atanh((2 * search.images[index] - 1) * (1 - SHRINK))
         w, origin = start, (torch.tanh(start) + 1) / 2
         mean, square = torch.zeros_like(w), torch.zeros_like(w)
         for step in range(1, self.steps + 1):
-            check_stop()
+            begin()
             w.requires_grad_()
             x = (torch.tanh(w) + 1) / 2
             lack = shortfall(model(x), search.labels[index], self.confidence)

@@ -8,6 +8,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from reproduce.attacks import check_counts
 from reproduce.carlini_wagner import (
@@ -101,7 +102,6 @@ class ZOO:
         seed: int,
         batch_size: int = 1024,
         check_stop: Callable[[], None] = lambda: None,
-        report: Callable[[int, int], None] = lambda done, total: None,
     ) -> Adversarial:
         """Attack all `images` at once, with `model` in eval mode meanwhile.
 
@@ -119,10 +119,11 @@ class ZOO:
             logits = predict(model, x.view(-1, *images.shape[1:]), batch_size)
             return shortfall(logits, labels[index], self.confidence)
 
-        minimise = partial(self._minimise, lack, batch_size, generator)
-        return smallest_perturbations(model, images, labels, self, minimise, batch_size, report)
+        with tqdm(total=self.queries, desc="ZOO", unit="query", disable=None, leave=False) as bar:
+            minimise = partial(self._minimise, lack, batch_size, generator, bar)
+            return smallest_perturbations(model, images, labels, self, minimise, batch_size)
 
-    def _minimise(self, lack, batch_size: int, generator, search: Search, index: Tensor) -> None:
+    def _minimise(self, lack, batch_size: int, generator, bar, search, index: Tensor) -> None:
         left = (self.queries - 1) // self.search_steps
         descent, first = _Descent(search, index), True
         while len(descent.index):
@@ -139,6 +140,7 @@ class ZOO:
                 fell = lack(descent.x, descent.index) <= 0
                 search.note(descent.index, descent.x, fell)
                 search.queries[descent.index] += cost
+                bar.update(cost)
             if first:
                 # All pixels were tried from the image itself and none moved: it will never move,
                 # whatever c is.
