@@ -342,12 +342,12 @@ class HopSkipJump:
         if not can.any():
             return standing.found
         starts = other.int().argmax(1)
-        with _foolbox() as foolbox:
+        with quiet_foolbox() as foolbox:
             walk = foolbox.attacks.HopSkipJumpAttack(steps=self.steps, constraint="linf")
             target = foolbox.PyTorchModel(model, bounds=(0, 1), device=images.device)
             for part in can.nonzero().squeeze(1).split(_WALKERS):
                 index, start = standing.index[part], images[starts[part]]
-                with torch.no_grad():  # in a batch of another size rounding may tip an answer
+                with torch.no_grad():  # rounding in a smaller batch may have tipped an answer
                     still = model(start).argmax(1) != labels[index]
                 if still.any():
                     index, start = index[still], start[still]
@@ -360,7 +360,8 @@ class HopSkipJump:
 
 
 @contextlib.contextmanager
-def _foolbox() -> Iterator:
+def quiet_foolbox() -> Iterator:
+    """The library foolbox, imported without its complaints."""
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # it wants a git program at once
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it imports scipy by an old name

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reproduce import data, experiments, grids, models
+from reproduce.adaptive import quiet_foolbox
 from reproduce.carlini_wagner import CarliniWagner
 from reproduce.dither import bayer, floyd_steinberg, jarvis_judice_ninke
 from reproduce.evaluation import correct
@@ -143,7 +144,6 @@ def searching(
 
     The labels are the network's own answers, since what is wrong as it stands takes no search.
     """
-    import foolbox
     from art.attacks.evasion import ZooAttack
     from art.estimators.classification import PyTorchClassifier
 
@@ -152,10 +152,11 @@ def searching(
     with torch.no_grad():
         labels = model(x).argmax(1)
     bounds, classes = (0, 1), 10
-    wrapped = foolbox.PyTorchModel(model, bounds=bounds, device=images.device)
-    theirs = foolbox.attacks.L2CarliniWagnerAttack(
-        binary_search_steps=3, steps=steps, stepsize=0.01, initial_const=1, abort_early=False
-    )
+    with quiet_foolbox() as foolbox:
+        wrapped = foolbox.PyTorchModel(model, bounds=bounds, device=images.device)
+        theirs = foolbox.attacks.L2CarliniWagnerAttack(
+            binary_search_steps=3, steps=steps, stepsize=0.01, initial_const=1, abort_early=False
+        )
     ours = CarliniWagner(steps=steps, search_steps=3, lr=0.01, initial_c=1)
     cw = {
         "foolbox": lambda: theirs.run(wrapped, x, foolbox.criteria.Misclassification(labels)),

@@ -196,7 +196,9 @@ def conclude_clusters(records: Sequence[Record]) -> str:
         low, high = f"{min(each):.1f}", f"{max(each):.1f}"
         return f"{low} %" if low == high else f"{low}–{high} %"
 
-    silhouettes = [float(r.arrays["silhouette/clean"]) for r in (*relu, *dynamic)]
+    silhouettes = [
+        float(r.arrays[f"silhouette/{a}"]) for r in (*relu, *dynamic) for a in ("clean", "pgd")
+    ]
     none = (
         " All silhouettes are negative, on clean images, too: there are no clusters that an attack "
         "could dissolve, so Fig. 3 cannot be judged by these networks."

@@ -32,7 +32,7 @@ def _compiles(device: str) -> bool:
         reason = str(error).strip().partition("\n")[0]
         warnings.warn(
             f"torch.compile fails on {device} ({type(error).__name__}: {reason}); "
-            "networks with quantised activations run several times slower",
+            "quantised activations and the pooling of LeNet run several times slower",
             stacklevel=3,
         )
         return False

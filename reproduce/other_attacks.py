@@ -242,7 +242,8 @@ def substitutes_left(records: Records) -> str:
             if cell.endswith(f"-{network}") and percent(r, "substitute/clean")
         ]
         if left:
-            said.append(f"{min(left):.0f}–{max(left):.0f} % of what our {title} get right")
+            span = "–".join(dict.fromkeys(f"{v:.0f}" for v in (min(left), max(left))))
+            said.append(f"{span} % of what our {title} get right")
     return f"PGD-7 on the substitutes leaves {' and '.join(said)}." if said else ""
 
 
@@ -344,7 +345,9 @@ def _conclude_zoo(dynamic: Sequence[Record], relu: Sequence[Record]) -> str:
         for r in dynamic
     ]
     never = sum(int(np.isinf(n["zoo"]).sum()) for n in norms)
-    known = sum(int((np.isinf(n["zoo"]) & np.isfinite(n["cw"])).sum()) for n in norms)
+    known = sum(
+        int((np.isinf(n["zoo"]) & np.isfinite(n["cw"][: len(n["zoo"])])).sum()) for n in norms
+    )
     return (
         f"- **Table 5:** at its best width ZOO breaks {ours:.1f} % of the images of {len(dynamic)} "
         f"of {len(BITS)} dynamic networks (h = {width}) and {plain:.1f} % for ReLU (h = {other}). "

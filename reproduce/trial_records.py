@@ -185,10 +185,11 @@ def doubtful(record: Record) -> bool:
 
 
 def blunt(record: Record) -> bool:
-    """Whether the table's own attack fails a check: then less is left than it shows."""
+    """Whether the table's own attack fails a check and leaves something: it may be less then."""
     if collapsed({"clean": record.metrics["clean"]}):
         return False
-    return any(not passed for name, (passed, _) in checks(record).items() if ", own" in name)
+    failed = any(not passed for name, (passed, _) in checks(record).items() if ", own" in name)
+    return failed and record.metrics["table/pgd"]["correct"] > 0
 
 
 def conclude_blunt(trials: Sequence[Record]) -> str:
@@ -272,8 +273,10 @@ def numbers(networks: Mapping[str, tuple[Record, Record]]) -> str:
     few, many = sizes(next(iter(networks.values()))[0])
     met = {n for record, _ in networks.values() for n in record.metrics}
     columns = {t: f for t, f in FAMILIES.items() if any(n.startswith(f) for n in met)}
-    dear = ("Auto-<br>Attack", "black<br>box", "C&W")
-    titles = [f"{n}<br>({few})" if n in dear else n for n in columns]
+    titles = []
+    for title, families in columns.items():
+        count = min(len(union(r, families, common=True)) for r, _ in networks.values())
+        titles.append(title if count == many else f"{title}<br>({count})")
     header = [
         "network",
         f"clean<br>({many})",
@@ -321,16 +324,17 @@ def rules(networks: Mapping[str, tuple[Record, Record]]) -> str:
 
 def best_rules(networks: Mapping[str, tuple[Record, Record]]) -> str:
     """Which backward rule leaves least, and where another does than that of the main attack."""
-    best = {}
+    best, better = {}, 0
     for name, (record, _) in networks.items():
         if "rule/zero" in record.metrics and not collapsed({"clean": record.metrics["clean"]}):
-            best[name] = min(RULES, key=lambda rule: percent(record, f"rule/{rule}"))
-    said = "; ".join(f"{name}: {RULES[rule]}" for name, rule in best.items())
-    other = sum(rule != "sigmoid-5" for rule in best.values())
+            left = {rule: percent(record, f"rule/{rule}") for rule in RULES}
+            least = min(left.values())
+            best[name] = " and ".join(RULES[rule] for rule, of in left.items() if of == least)
+            better += least < left["sigmoid-5"]
+    said = "; ".join(f"{name}: {rules}" for name, rules in best.items())
     return (
         f"What leaves least: {said or 'nothing tried'}. The main attack takes T = 5 throughout, as "
-        f"fixed beforehand; in {other} of these {len(best)} networks another rule does more in so "
-        "many steps."
+        f"fixed beforehand; another rule does more in as many steps in {better} of {len(best)}."
     )
 
 
@@ -375,16 +379,21 @@ def queries(networks: Mapping[str, tuple[Record, Record]]) -> str:
     samples = sorted(int(n.removeprefix("nes/")) for n in planned if n.startswith("nes/"))
     titles |= {f"nes/{n}": f"NES, samples {n}" for n in samples}
     titles |= {"hopskipjump": "HopSkipJump"}
-    few, many = sizes(first)
-    rows = []
-    for name, (record, _) in networks.items():
-        clean = hits(record, "clean")
-        shares = [100 * float(bits.mean()) for bits in (clean, clean[:few])]
-        shares += [percent(record, n) if n in record.metrics else float("nan") for n in titles]
-        order = [shares[0], shares[2], shares[1], *shares[3:]]
-        rows.append([name, *(f"{s:.1f}".replace("nan", "–") for s in order)])
-    noise, *others = titles.values()
-    header = ["network", f"clean ({many})", noise, f"clean ({few})", *others]
+    groups: dict[int, list[str]] = {}  # by the number of images that they met
+    for condition in titles:
+        met = [
+            r.metrics[condition]["total"] for r, _ in networks.values() if condition in r.metrics
+        ]
+        groups.setdefault(min(met, default=sizes(first)[0]), []).append(condition)
+    header, rows = ["network"], [[name] for name in networks]
+    for count, conditions in sorted(groups.items(), reverse=True):
+        header += [f"clean ({count})", *(titles[c] for c in conditions)]
+        for row, (record, _) in zip(rows, networks.values(), strict=True):
+            shares = [100 * float(hits(record, "clean")[:count].mean())]
+            shares += [
+                percent(record, c) if c in record.metrics else float("nan") for c in conditions
+            ]
+            row += [f"{share:.1f}".replace("nan", "–") for share in shares]
     return markdown_table(header, rows)
 
 
@@ -460,10 +469,11 @@ def leaks(trials: Mapping[str, Record]) -> str:
     return markdown_table(["network", "the table's attack", "main attack"], rows)
 
 
-def by_sight(networks: Mapping[str, Record], control: str) -> str:
+def by_sight(networks: Mapping[str, Record], control: str, risk: str) -> str:
     """What attacks with gradients leave by themselves, and those without; an item of a list.
 
-    Args: networks: {name: record of its trial}. control: the name of the ReLU network.
+    Args: networks: {name: record of its trial}. control: the name of the ReLU network. risk: what
+          they were trained on.
     """
     gradient = tuple(f for f in WHITE_BOX if f != "autoattack")  # which ends in Square
     blind = (*QUERIES, "hopskipjump")
@@ -483,11 +493,10 @@ def by_sight(networks: Mapping[str, Record], control: str) -> str:
     ]
     missed = [n for n in kept if not checks(networks[n])["planted examples are found"][0]]
     return (
-        f"- **With a gradient and without:** by themselves, all attacks with gradients leave the "
-        f"{len(kept)} quantised networks {spans[0]}, those that see outputs or answers only "
-        f"{spans[1]} (the first {sizes(networks[control])[0]} images). The main attack, one run of "
-        f"PGD, misses planted examples in {len(missed)} of these {len(kept)} networks: restarts, "
-        "many more steps and queries find what it does not."
+        f"- **With a gradient and without** (trained on {risk}): by themselves, all attacks with "
+        f"gradients leave the {len(kept)} quantised networks {spans[0]}, those that see outputs or "
+        f"answers only {spans[1]}; the first {sizes(networks[control])[0]} images. The main "
+        f"attack, one run of PGD, misses planted examples in {len(missed)} of these {len(kept)}."
     )
 
 

@@ -136,6 +136,15 @@ def test_conclusions_count_what_broke_and_where_a_transfer_did_more_than_the_dir
     assert "in 1 of 1 cases" in other_attacks.conclude(NORM_TRIALS, tables, TRANSFERS)
 
 
+def test_zoo_may_have_met_fewer_images_than_cw():
+    few = {
+        "relu": NORM_TRIALS["relu"],
+        "dynamic-1bit": [norms(cw_own=[1.0, 2.0, 3.0], cw_sigmoid=[INF] * 3, zoo_large=[INF, 1])],
+    }
+    zoo = other_attacks.conclude(few, {}, {}).splitlines()[2]
+    assert "Of the 1 images of dynamic networks that it breaks at no width, C&W breaks 1." in zoo
+
+
 @pytest.mark.parametrize("few", [{}, {"relu": NORM_TRIALS["relu"]}])
 def test_what_was_not_run_is_said(few):
     text = other_attacks.conclude(few, {}, TRANSFERS)
@@ -152,7 +161,7 @@ def test_what_pgd_leaves_of_the_substitutes_is_a_share_of_what_they_get_right():
     }
     text = other_attacks.substitutes_left(few)
     assert text == (
-        "PGD-7 on the substitutes leaves 7–20 % of what our VGG-16 get right and 0–0 % of what our "
+        "PGD-7 on the substitutes leaves 7–20 % of what our VGG-16 get right and 0 % of what our "
         "AlexNet get right."
     )
     assert other_attacks.substitutes_left({}) == ""

@@ -195,6 +195,8 @@ def test_a_network_is_marked_where_a_check_fails_but_not_for_the_tables_own_atta
     ]
     assert not trial_records.blunt(attacked({"eps/unbounded": 1}))
     assert not trial_records.blunt(attacked({"clean": 5, "table/pgd": 52})), "it collapsed"
+    spent = attacked({"table/pgd": 0}, planted__own=np.zeros(50, bool))
+    assert not trial_records.blunt(spent), "nothing is left that could be too much"
     nothing = attacked({"eps/unbounded": 1, "autoattack": 0})
     assert trial_records.marked("a", nothing) == "a", "nothing is left that could be too much"
 
@@ -253,11 +255,12 @@ def test_attacks_with_and_without_gradients_are_counted_by_themselves():
         "two": attacked({"steps/twice": 20, "noise": 33}, planted__main=np.zeros(50, bool)),
         "lost": attacked(dict.fromkeys(LEFT, 5)),
     }
-    text = trial_records.by_sight(networks, "ReLU")
+    text = trial_records.by_sight(networks, "ReLU", "both")
+    assert "(trained on both)" in text
     assert "with gradients leave the 2 quantised networks 20–39 % (ReLU 39 %)" in text
-    assert "answers only 12–33 % (ReLU 41 %) (the first 100 images)" in text
-    assert "misses planted examples in 1 of these 2 networks" in text
-    assert "not run" in trial_records.by_sight({"one": networks["one"]}, "ReLU")
+    assert "answers only 12–33 % (ReLU 41 %); the first 100 images" in text
+    assert text.endswith("misses planted examples in 1 of these 2.")
+    assert "not run" in trial_records.by_sight({"one": networks["one"]}, "ReLU", "both")
 
 
 def test_a_ladder_goes_from_clean_images_to_the_worst_of_everything():
@@ -297,7 +300,11 @@ def test_the_rule_that_leaves_least_is_named_for_each_network():
     of = {"a": tanh, "b": steep, "ReLU": attacked(), "lost": lost}
     text = trial_records.best_rules({name: (r, table_of(1)) for name, r in of.items()})
     assert text.startswith("What leaves least: a: tanh; b: T = 5. ")
-    assert "in 1 of these 2 networks" in text
+    assert text.endswith("another rule does more in as many steps in 1 of 2.")
+    none = attacked({f"rule/{rule}": 0 for rule in trial_records.RULES} | {"rule/zero": 9})
+    text = trial_records.best_rules({"c": (none, table_of(1))})
+    assert "c: straight-through and tanh and sigmoid, T = 1 and T = 5 and T = 10." in text
+    assert text.endswith("in 0 of 1."), "as little is not less"
 
 
 def test_what_the_maximum_changes_most_is_told():
@@ -311,13 +318,14 @@ def test_queries_are_counted_and_draws_are_told_and_what_was_left_out_is_a_dash(
     record.experiment["trial"]["conditions"] |= {"nes/100": {}, "nes/20": {}, "hopskipjump": {}}
     text = trial_records.queries({"q": (record, table_of(1))})
     assert "1,000 draws of noise" in text and "NES, samples 20" in text
-    assert rows(text) == {"q": ["90.0", "70.0", "90.0", "41.0", "42.0", "41.0", "–"]}
+    assert rows(text) == {"q": ["90.0", "70.0", "41.0", "42.0", "41.0", "–"]}
     first = record_of({"square": [True, False]})
     record.metrics |= first.metrics
     record.arrays |= first.arrays | {"correct/clean": np.packbits(np.arange(100) >= 10)}
     text = trial_records.queries({"q": (record, table_of(1))})
-    assert "clean (100)" in text and "clean (2)" in text
-    assert rows(text)["q"][:4] == ["90.0", "70.0", "0.0", "50.0"]
+    assert text.startswith("| network | clean (100) | 1,000 draws of noise | NES, samples 20 |")
+    assert "| clean (2) | Square |" in text
+    assert rows(text)["q"][-3:] == ["0.0", "50.0", "–"]
 
 
 def test_the_tables_attack_is_judged_by_the_networks_it_fails_on():
