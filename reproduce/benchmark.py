@@ -172,7 +172,7 @@ def searching(
         variable_h=1 / 255, verbose=False,
     )  # fmt: skip
     few, right = x[:2], labels[:2]
-    budget = ZOO(1 + steps * 129, 1, 64, h_255=1, lr=0.01, initial_c=1)
+    budget = ZOO(1 + steps * (2 * 64 + 1), 1, 64, h_255=1, lr=0.01, initial_c=1)
     zoo = {
         "ART": lambda: art.generate(few.cpu().numpy(), right.cpu().numpy()),
         "this package": lambda: budget.run(model, few, right, seed=0),

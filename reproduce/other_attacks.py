@@ -49,6 +49,12 @@ def outcome(norms: np.ndarray) -> Broken:
     return Broken(len(moved), len(found), float(found.mean()), float(np.median(found)))
 
 
+def smallest(record: Record, attack: str) -> np.ndarray:
+    """(N,): each image's norm under the best condition of "cw" or "zoo"; inf, none broke it."""
+    found = [v for n, v in record.arrays.items() if n.startswith(f"norm/{attack}/")]
+    return np.min(found, axis=0)
+
+
 def _each(records: Sequence[Record], condition: str, text: str) -> str:
     """`text` about a condition, seed by seed; missing where there is none."""
     found = [broken(r, condition) for r in records if f"norm/{condition}" in r.arrays]
@@ -158,7 +164,7 @@ def within_the_ball(norm_trials: Records, tables: Records) -> str:
 def _within(trial: Record, network: Record) -> tuple[int, int, int, int]:
     """(images, right after the table's PGD, of these broken by C&W within its radius, of these by
     a norm below half a grey value, which rounding to 8 bits is certain to remove)."""
-    norms = np.min([v for n, v in trial.arrays.items() if n.startswith("norm/cw/")], axis=0)
+    norms = smallest(trial, "cw")
     standing = hits(network, "pgd")[: len(norms)]
     radius = network.experiment["attacks"]["pgd"]["eps_255"] / 255
     near, tiny = (int((standing & (norms <= r)).sum()) for r in (radius, 0.499 / 255))
@@ -335,19 +341,11 @@ def _conclude_zoo(dynamic: Sequence[Record], relu: Sequence[Record]) -> str:
         some = "of some networks only" if dynamic or relu else "not"
         return f"- **Table 5:** {some} run at this scale."
     (ours, width), (plain, other) = best(dynamic), best(relu)
-    norms = [
-        {
-            attack: np.min(
-                [v for n, v in r.arrays.items() if n.startswith(f"norm/{attack}/")], axis=0
-            )
-            for attack in ("cw", "zoo")
-        }
-        for r in dynamic
-    ]
-    never = sum(int(np.isinf(n["zoo"]).sum()) for n in norms)
-    known = sum(
-        int((np.isinf(n["zoo"]) & np.isfinite(n["cw"][: len(n["zoo"])])).sum()) for n in norms
-    )
+    never = known = 0
+    for r in dynamic:
+        standing = np.isinf(smallest(r, "zoo"))
+        never += int(standing.sum())
+        known += int((standing & np.isfinite(smallest(r, "cw")[: len(standing)])).sum())
     return (
         f"- **Table 5:** at its best width ZOO breaks {ours:.1f} % of the images of {len(dynamic)} "
         f"of {len(BITS)} dynamic networks (h = {width}) and {plain:.1f} % for ReLU (h = {other}). "

@@ -15,8 +15,6 @@ from collections.abc import Sequence
 from itertools import pairwise
 from statistics import mean
 
-import numpy as np
-
 from reproduce import norms, published
 from reproduce.claims.evidence import (
     DIRECTION,
@@ -31,7 +29,7 @@ from reproduce.claims.evidence import (
     under_all,
 )
 from reproduce.evaluation import collapsed
-from reproduce.other_attacks import broken, outcome
+from reproduce.other_attacks import broken, outcome, smallest
 from reproduce.results import Record, percent
 
 NAME = "dqa-cifar10"
@@ -54,11 +52,6 @@ def _norm_trials(evidence: Evidence, cells: Sequence[str]) -> list[Record]:
     return found
 
 
-def _smallest(record: Record) -> np.ndarray:
-    """(N,): each image's norm under the better of the rules for C&W."""
-    return np.min([v for n, v in record.arrays.items() if n.startswith("norm/cw/")], axis=0)
-
-
 def cw_norms(evidence: Evidence) -> Verdict:
     """Without adversarial training, C&W needs a larger norm the fewer the bits."""
     cells = ["relu-clean", *(f"fixed-{b}bit-clean" for b in BITS)]
@@ -75,7 +68,7 @@ def cw_norms(evidence: Evidence) -> Verdict:
     )
     if not all(a < b for a, b in pairwise(ours)):
         return NOT, why
-    known = [outcome(_smallest(r)).mean for r in records]
+    known = [outcome(smallest(r, "cw")).mean for r in records]
     why = f"{why}; by the better of both rules {_norms(known)}"
     if not all(a < b for a, b in pairwise(known)):
         return OWN_ONLY, why
