@@ -309,7 +309,7 @@ def dqa_trial(base: DQA) -> DQATrial:
         conditions=conditions,
         main=strong,
         own=own,
-        limit_s=budget.get("limit_s"),
+        limit_s=budget["limit_s"],
         **budget["checks"],
     )
 
@@ -358,18 +358,22 @@ _BUDGETS = {
     "smoke": {
         "images": (8, 20), "steps": 10, "long": 20, "restarts": (2,), "queries": 50, "walk": 2,
         "walkers": 4, "draws": 20, "samples": (4,), "checks": {"examined": 10, "planted": 4},
-        "auto": {"steps": 10, "queries": 50}, "noisy": 20,
+        "auto": {"steps": 10, "queries": 50}, "noisy": 20, "limit_s": None,
     },
     "laptop": {
         "images": (100, 500), "steps": 100, "long": 1_000, "restarts": (5, 20), "queries": 5_000,
         "walk": 20, "walkers": 100, "draws": 1_000, "samples": (20, 100), "noisy": 500,
-        "checks": {}, "auto": {},
+        "checks": {}, "auto": {}, "limit_s": None,
     },
     "paper": {
         "images": (1_000, 10_000), "steps": 100, "long": 1_000, "restarts": (5, 20),
         "queries": 5_000, "walk": 64, "walkers": 1_000, "draws": 10_000,
         "samples": (20, 100, 500), "checks": {"examined": 500, "planted": 200},
         "auto": {}, "noisy": 1_000, "limit_s": 1_200.0,
+    },
+    # LeNet is trained at the paper's settings without a GPU: half an hour on one core, no limit.
+    "paper, mnist": {
+        "images": (500, 2_000), "walk": 20, "walkers": 500, "noisy": 500, "limit_s": None,
     },
     # ResNet-18 takes forty times the operations of LeNet.
     "paper, cifar10": {"images": (1_000, 2_000), "noisy": 500},

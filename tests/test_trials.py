@@ -214,7 +214,7 @@ def test_a_trial_holds_what_its_reader_asks_for(scale):
         assert {"main", "steps/twice", "eps/0", "noise", "square"} <= t.conditions.keys()
         attacked = [(c.attack, c.images, c.sees) for c in t.conditions.values()]
         assert all(attacked.count(one) == 1 for one in attacked), "nothing is measured twice"
-        assert t.limit_s == (1200 if scale == "paper" else None)
+        assert t.limit_s == (1200 if (t.scale, t.dataset) == ("paper", "cifar10") else None)
         for name, c in t.conditions.items():
             full = c.attack is None or c.attack.eps_255 == t.base.attacks["pgd"].eps_255
             assert full or name.startswith("eps/"), "the union is at one radius"
