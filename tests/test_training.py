@@ -648,3 +648,92 @@ def test_a_few_real_steps_on_dithered_cifar10_lower_the_loss():
     images, labels = dataset.x_train[:64], dataset.y_train[:64]
     curves = train(model, images, labels, s, 0, prepare=lambda x: quantised(x, 2, True)).curves
     assert curves["loss"][-1] < 0.8 * curves["loss"][0]
+
+
+class PlainFixed(nn.Module):
+    """Eq. 1-3 with one bit, straight-through."""
+
+    def forward(self, x):
+        soft = torch.tanh(x) / torch.tanh(x).abs().amax().detach()
+        return soft + (torch.where(soft < 0, -1.0, 1.0) - soft).detach()
+
+
+class PlainDynamic(nn.Module):
+    """Eq. 9, straight-through."""
+
+    def __init__(self):
+        super().__init__()
+        self.thresholds = nn.Parameter(torch.tensor([-2 / 3, 0, 2 / 3]))
+
+    def forward(self, x):
+        low, _, high = t = self.thresholds
+        jumps = low + 1, high - low, 1 - high
+        ramps = [(x - t[j]).clamp(-1, 1) for j in range(3)]
+        signs = [r + (torch.sign(x - t[j]) - r).detach() for j, r in enumerate(ramps)]
+        return sum(jump / 2 * sign for jump, sign in zip(jumps, signs, strict=True))
+
+
+def plain_lenet(act) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 5, padding=2), nn.MaxPool2d(2), act(),
+        nn.Conv2d(6, 16, 5), nn.MaxPool2d(2), act(), nn.Flatten(),
+        nn.Linear(400, 120), act(), nn.Linear(120, 84), act(), nn.Linear(84, 10),
+    )  # fmt: skip
+
+
+def plain_loop(model: nn.Module, images, labels, s: Settings) -> list[float]:
+    """Adversarial training as one would write it down, in float32; the loss of each epoch."""
+    optimizer = torch.optim.Adam(model.parameters(), s.lr)
+    steps = -(-len(images) // s.batch_size)
+    total, losses = s.epochs * steps, []
+    for epoch in range(s.epochs):
+        lost = 0.0
+        for b, index in enumerate(data.epoch_order(len(images), 0, epoch).split(s.batch_size)):
+            k = epoch * steps + b
+            optimizer.param_groups[0]["lr"] = s.lr * min(
+                (k + 1) / (total // 5), (total - k) / (total - total // 5)
+            )
+            x, y = images[index] / 255, labels[index]
+            loss = F.cross_entropy(model(x), y)
+            part = min(1, (k - s.clean_epochs * steps + 1) / (s.ramp_epochs * steps))
+            if part > 0:
+                eps, step = (part * v / 255 for v in (s.attack.eps_255, s.attack.step_255))
+                moved = (x + eps * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
+                for _ in range(s.attack.steps):
+                    moved.requires_grad_()
+                    (grad,) = torch.autograd.grad(F.cross_entropy(model(moved), y), moved)
+                    moved = (
+                        (moved.detach() + step * grad.sign()).clamp(x - eps, x + eps).clamp(0, 1)
+                    )
+                attacked = F.cross_entropy(model(moved), y)
+                loss = s.clean_weight * loss + (1 - s.clean_weight) * attacked
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            for m in model.modules():
+                if isinstance(m, PlainDynamic):
+                    m.thresholds.data = m.thresholds.data.clamp(-1, 1).sort().values
+            lost += loss.item() * len(index)
+        losses.append(lost / len(images))
+    return losses
+
+
+@real
+@pytest.mark.parametrize(
+    ("act", "kind"),
+    [(nn.ReLU, ("relu",)), (PlainFixed, ("fixed", 1)), (PlainDynamic, ("dynamic", 2))],
+)
+def test_training_on_mnist_is_that_of_a_plain_float32_loop(act, kind):
+    dataset = data.load("mnist")
+    images, labels = dataset.x_train[:1_280], dataset.y_train[:1_280]
+    s = Settings(
+        epochs=3, batch_size=64, lr=5e-3, schedule="one_cycle", autocast=True,
+        attack=PGD(76.5, 25.5, 3), clean_epochs=1, ramp_epochs=1, clean_weight=0.5,
+    )  # fmt: skip
+    torch.manual_seed(1)
+    start = models.lenet(activation(*kind))
+    by_hand = plain_lenet(act)
+    by_hand.load_state_dict(start.state_dict())
+    expected = plain_loop(by_hand, images, labels, s)
+    losses = train(start, images, labels, s, 0).curves["loss"]
+    assert losses == pytest.approx(expected, rel=0.05), "other random starts move it by 3 %"
