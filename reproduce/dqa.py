@@ -306,3 +306,82 @@ def _our_trial(tried: Mapping[str, float], activation: str, bits: int | None) ->
 def _findings(rows: pd.DataFrame) -> str:
     said = [f"{r.value:g} % {r.condition} {{cite:p}}`{r.citation}`" for r in rows.itertuples()]
     return "; ".join(said) or "none known to us"
+
+
+# --- The same table at several scales -------------------------------------------------------------
+
+
+def by_scale(
+    table: pd.DataFrame,
+    runs: Mapping[str, Sequence[Record]],
+    tried: Mapping[str, Mapping[str, str]],
+) -> str:
+    """A table with a row for each network and scale that has runs, below the published row.
+
+    A seed is shown as it is; of several, the mean and the range.
+
+    Args: table: published.load("dqa_table1") or of the same columns. runs: {scale: records}, of one
+          training risk. tried: {scale: {network: what all attacks leave, as shown}}.
+    """
+    cells = table[["activation", "bits"]].drop_duplicates().itertuples(index=False)
+    rows = []
+    for name in [model_name(a, None if pd.isna(b) else int(b)) for a, b in cells]:
+        said = _printed(table, name)
+        rows.append([name, "published", *(f"{said[a]:.2f}" for a in ATTACKS), "–"])
+        for scale, records in runs.items():
+            own = [r for r in records if name_of(r) == name]
+            if own:
+                shown = [_seeds([percent(r, a) for r in own]) for a in ATTACKS]
+                rows.append(["", scale, *shown, tried[scale].get(name, "missing")])
+    return markdown_table(["network", "run", *ATTACKS.values(), "all attacks"], rows)
+
+
+def conclude_by_scale(
+    table: pd.DataFrame, shorter: Sequence[Record], longer: Sequence[Record]
+) -> str:
+    """What the longer training changes in accuracy under PGD, as an item of a list.
+
+    Args: table: as in `by_scale`. shorter, longer: records at two scales, of one training risk.
+    """
+    pgd: dict[str, list[list[float]]] = {}
+    for i, records in enumerate((shorter, longer)):
+        for r in records:
+            pgd.setdefault(name_of(r), [[], []])[i].append(percent(r, "pgd"))
+    both = {name: each for name, each in pgd.items() if all(each)}
+    if "ReLU" not in both or len(both) < 2:
+        return "- **The longer training:** too few networks have been run at both scales."
+    change = {name: mean(long) - mean(short) for name, (short, long) in both.items()}
+    ours = {name: mean(long) for name, (_, long) in both.items()}
+    others = [name for name in both if name != "ReLU"]
+    gain = {name: ours[name] - ours["ReLU"] for name in others}
+    said = {name: _printed(table, name)["pgd"] for name in both}
+    near = sum(abs(ours[name] - said[name]) < 2 for name in both)
+    scatter = max(max(short) - min(short) for short, _ in both.values())
+    return (
+        f"- **The longer training** changes accuracy under PGD by {change['ReLU']:+.1f} points for "
+        f"ReLU and by {_signed([change[n] for n in others])} for {len(others)} quantised networks "
+        f"(seeds of the shorter one lie up to {scatter:.1f} apart). {near} of these {len(both)} "
+        "networks end within 2 points of the published number. Over ReLU the quantised ones gain "
+        f"{_signed(list(gain.values()))} points; printed are "
+        f"{_signed([said[n] - said['ReLU'] for n in others])} for the same ones."
+    )
+
+
+def _printed(table: pd.DataFrame, name: str) -> Mapping[str, float]:
+    """{attack: percent} of one network of a published table."""
+    names = [
+        model_name(a, None if pd.isna(b) else int(b))
+        for a, b in zip(table["activation"], table["bits"], strict=True)
+    ]
+    return table[[n == name for n in names]].set_index("attack")["value"]
+
+
+def _seeds(values: Sequence[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
+    return f"{mean(values):.2f} ({min(values):.2f}–{max(values):.2f})"
+
+
+def _signed(values: Sequence[float]) -> str:
+    low, high = f"{min(values):+.1f}", f"{max(values):+.1f}"
+    return low if low == high else f"{low} to {high}"

@@ -18,6 +18,7 @@ from reproduce.claims import (
     UNDECIDED,
     Claim,
     Evidence,
+    fullest,
     headlines,
     in_short,
     ledger,
@@ -188,13 +189,13 @@ def test_a_lead_is_over_the_attacks_that_both_met_in_the_book_s_trials(folder):
 
 
 def test_a_trial_that_its_time_cut_short_is_no_evidence(folder):
-    paper = trials.trial(grids.dqa("mnist", "relu", None, 0, "paper"))
+    paper = trials.trial(grids.dqa("cifar10", "relu", None, 0, "paper"))
     whole = {n: bits(90, c.images) for n, c in paper.conditions.items()}
     file = results.save(record({n: h for n, h in whole.items() if n != "nes/500"}, paper))
-    assert Evidence("paper").records("dqa-mnist-trial", "relu") == []
+    assert Evidence("paper").records("dqa-cifar10-trial", "relu") == []
     file.unlink()
     results.save(record(whole, paper))
-    assert len(Evidence("paper").records("dqa-mnist-trial", "relu")) == 1
+    assert len(Evidence("paper").records("dqa-cifar10-trial", "relu")) == 1
 
 
 def test_a_collapsed_network_leads_nothing():
@@ -350,6 +351,28 @@ def test_the_short_answer_leaves_out_what_collapsed_and_says_how_many_were_tried
     cells = {"1bit": good, "1bit-dithered": good, "2bit": moved_on}
     last = in_short([double({key: {"clean": 80.0} for key in cells}, cells)])[-1]
     assert "2 of 3 networks" in last and "leaves 1–5 %" in last
+
+
+def test_the_short_answer_is_of_the_scale_with_most_trials_and_names_the_other():
+    def evidence(scale, cells, pgd, left):
+        table = {c: {"pgd": pgd, "clean": 98.0} for c in cells}
+        trial = {c: {"clean": 97.0, "square": left, "main": left} for c in cells}
+        return Known(dqa("mnist", table, trial, endings=["-mixed"])._found, scale)
+
+    laptop = evidence("laptop", CELLS, 90.0, 50.0)
+    paper = evidence("paper", ["relu", "fixed-1bit"], 95.0, 60.0)
+    assert fullest([paper, laptop], "mnist", "-mixed") is laptop
+    assert fullest([laptop, laptop], "mnist", "-mixed") is laptop
+    mnist = in_short([paper, laptop])[0]
+    assert "keep 90 % (ReLU 90 %)" in mnist
+    assert (
+        "Trained at paper scale (1 of 6 quantised networks): 95 % (ReLU 95 %) under the same PGD, "
+        "60 % (ReLU 60 %) after all attacks together (1 tried, on 10000 images)." in mnist
+    )
+    del paper._found["dqa-mnist-trial", "fixed-1bit-mixed"]
+    assert "95 % (ReLU 95 %) under the same PGD." in in_short([paper, laptop])[0]
+    del paper._found["dqa-mnist", "relu-mixed"]
+    assert "paper scale" not in in_short([paper, laptop])[0]
 
 
 # --- DQA: gains -----------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from reproduce.claims.evidence import (
     Claim,
     Evidence,
 )
-from reproduce.claims.headlines import HEADER, RISKS, headlines, in_short
+from reproduce.claims.headlines import HEADER, RISKS, fullest, headlines, in_short
 
 __all__ = [
     "DIRECTION",
@@ -41,6 +41,7 @@ __all__ = [
     "UNDECIDED",
     "Claim",
     "Evidence",
+    "fullest",
     "headlines",
     "in_short",
     "ledger",

@@ -142,13 +142,14 @@ def in_short(evidence: Sequence[Evidence]) -> list[str]:
     lines = []
     for dataset, ending in RISKS.items():
         name = f"dqa-{dataset}"
-        e = _first(evidence, name, "relu" + ending)
+        e = fullest(evidence, dataset, ending)
         relu = e.records(f"{name}-trial", "relu" + ending)
         network = e.records(name, "relu" + ending)
         if not relu or not network or not _tried(e, name, ending):
             lines.append(f"**DQA on {TITLES[dataset]}** has not been put to trial yet.")
             continue
-        lines.append(_answer(e, dataset, ending, relu[0]))
+        others = [other for other in evidence if other is not e]
+        lines.append(_answer(e, others, dataset, ending, relu[0]))
     low = [(k, _first(evidence, DOUBLE, grids.kind_name(*k))) for k in LOW]
     trials = [r for k, e in low for r in e.records(f"{DOUBLE}-trial", grids.kind_name(*k))[:1]]
     if not trials:
@@ -175,7 +176,23 @@ def _tried(e: Evidence, name: str, ending: str) -> dict[str, Record]:
     }
 
 
-def _answer(e: Evidence, dataset: str, ending: str, relu: Record) -> str:
+def fullest(evidence: Sequence[Evidence], dataset: str, ending: str) -> Evidence:
+    """That in which most networks of DQA's table have been run and tried, the first of equals.
+
+    Args: ending: of the cells, as in RISKS.
+    """
+
+    def count(e: Evidence) -> int:
+        cells = [c + ending for c in ("relu", *QUANTISED)]
+        name = f"dqa-{dataset}"
+        return sum(bool(e.records(name, c) and e.records(f"{name}-trial", c)) for c in cells)
+
+    return max(evidence, key=count)
+
+
+def _answer(
+    e: Evidence, others: Sequence[Evidence], dataset: str, ending: str, relu: Record
+) -> str:
     """What the tables and trials of DQA on one data set come to, in sentences."""
     name = f"dqa-{dataset}"
     tried = _tried(e, name, ending)
@@ -204,6 +221,7 @@ def _answer(e: Evidence, dataset: str, ending: str, relu: Record) -> str:
         "After Square alone, which sees only outputs and knows of no quantiser: "
         f"{each(square)}. After those of all attacks that ReLU met, too: {each([left[0], *fair])}.",
         *_other_readings(e, name, ending),
+        *_other_scales(others, name, ending),
         f"The trial's attacks are on the first {few} test images and one training each, each image "
         "judged alone; under PGD and without an attack, it is all images of the table, and the "
         "mean of its seeds.",
@@ -233,4 +251,32 @@ def _other_readings(e: Evidence, name: str, ending: str) -> list[str]:
             control = f" (ReLU {trial_records.left(relu[0]):.0f} %)" if relu else ""
             span = _span(map(trial_records.left, tried.values()))
             said.append(f"Trained {how}: {span}{control} after all attacks together.")
+    return said
+
+
+def _other_scales(others: Sequence[Evidence], name: str, ending: str) -> list[str]:
+    """What networks trained at another scale keep, so far as they were, a sentence each."""
+    said = []
+    for e in others:
+        keep = {
+            c: mean(e.accuracy(name, c + ending, "pgd", trained=True))
+            for c in ("relu", *QUANTISED)
+            if e.accuracy(name, c + ending, "pgd", trained=True)
+        }
+        relu = keep.pop("relu", None)
+        if relu is None or not keep:
+            continue
+        text = (
+            f"Trained at {e.scale} scale ({len(keep)} of {len(QUANTISED)} quantised networks): "
+            f"{_span(keep.values())} (ReLU {relu:.0f} %) under the same PGD"
+        )
+        tried = _tried(e, name, ending)
+        control = e.records(f"{name}-trial", "relu" + ending)[:1]
+        if tried and control:
+            text += (
+                f", {_span(map(trial_records.left, tried.values()))} (ReLU "
+                f"{trial_records.left(control[0]):.0f} %) after all attacks together ({len(tried)} "
+                f"tried, on {trial_records.sizes(control[0])[0]} images)"
+            )
+        said.append(f"{text}.")
     return said
