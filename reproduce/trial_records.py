@@ -294,7 +294,7 @@ def numbers(networks: Mapping[str, tuple[Record, Record]]) -> str:
             # ReLU is what the others' transferred examples are made on.
             met = any(n.startswith(families) for n in record.metrics)
             cells.append(left(record, *families) if met else float("nan"))
-        worst = _interval(record, ALL), _interval(record, _on_all(record))
+        worst = interval(record, ALL), interval(record, _on_all(record))
         shown = [f"{c:.1f}".replace("nan", "–") for c in cells]
         if blunt(record):
             shown[2] += "\u00a0†"
@@ -304,7 +304,8 @@ def numbers(networks: Mapping[str, tuple[Record, Record]]) -> str:
     return markdown_table([*header, "PGD", *titles], rows)
 
 
-def _interval(record: Record, families: tuple[str, ...]) -> str:
+def interval(record: Record, families: tuple[str, ...] = ALL) -> str:
+    """Percent that survive these attacks, over the images that all of these saw, and Wilson's."""
     standing = union(record, families, common=True)
     low, high = wilson(int(standing.sum()), len(standing))
     return f"**{100 * standing.mean():.1f}**<br>{100 * low:.1f}–{100 * high:.1f}"
@@ -513,7 +514,7 @@ def informed(networks: Mapping[str, tuple[Record | None, Record | None]], contro
         if record is None:
             return ["missing"] * 4
         shares = [f"{percent(record, c):.1f}" if c else "–" for c in conditions]
-        return [*shares, _interval(record, ALL)]
+        return [*shares, interval(record, ALL)]
 
     rows = [["ReLU", *cells(control, "clean", "rule/own", ""), *["–"] * 4]]
     rows += [

@@ -18,6 +18,8 @@ from reproduce.claims import (
     UNDECIDED,
     Claim,
     Evidence,
+    by_scale,
+    compare_scales,
     fullest,
     headlines,
     in_short,
@@ -30,6 +32,7 @@ CLAIMS = {c.key: c for c in ledger()}
 DOUBLE = "double-quantization-cifar10"
 CELLS = tuple(grids.dqa_cell(kind, bits) for kind, bits in grids.DQA_CELLS)
 QUANTISED = CELLS[1:]
+FIXED = [c for c in CELLS if not c.startswith("dynamic")]
 KINDS = [grids.kind_name(*k) for k in grids.KINDS]
 
 
@@ -304,8 +307,8 @@ def test_the_front_page_shows_printed_measured_and_what_is_left_of_the_same_imag
 
 
 def test_a_scale_with_run_and_trial_goes_before_a_larger_one_without_a_trial(doubtful):
-    table = {"relu": {"pgd": 80.0, "clean": 98.0}}
-    trial = {"relu": {"clean": 95.0, "table/pgd": 40.0}}
+    table = {c: {"pgd": 80.0, "clean": 98.0} for c in ("relu", "fixed-1bit")}
+    trial = {c: {"clean": 95.0, "table/pgd": 40.0} for c in table}
     paper = dqa("mnist", {"relu": {"pgd": 90.0, "clean": 98.0}}, endings=["-mixed"])
     laptop = Known(dqa("mnist", table, trial, endings=["-mixed"])._found, "laptop")
     assert headline("DQA, MNIST, ReLU", paper, laptop)[-1] == "laptop"
@@ -343,7 +346,7 @@ def test_the_short_answer_leaves_out_what_collapsed_and_says_how_many_were_tried
     two = ("relu", "fixed-1bit")
     other = dqa("mnist", *({c: of[c] for c in two} for of in (table, trial)), endings=[""])
     both = in_short([Known(found._found | other._found)])[0]
-    assert "Trained on adversarial examples alone: 2 % (ReLU 81 %) after all" in both
+    assert "Trained on adversarial examples alone, at paper scale: 2 % (ReLU 81 %) after all" in both
     assert "CIFAR-10** has not been put to trial" in cifar
     assert "has not been put to trial" in filtered
     good = {"clean": 80.0, "after/8": 80.0, "before/clean": 80.0, "before/strong": 5.0}
@@ -353,26 +356,105 @@ def test_the_short_answer_leaves_out_what_collapsed_and_says_how_many_were_tried
     assert "2 of 3 networks" in last and "leaves 1–5 %" in last
 
 
-def test_the_short_answer_is_of_the_scale_with_most_trials_and_names_the_other():
-    def evidence(scale, cells, pgd, left):
-        table = {c: {"pgd": pgd, "clean": 98.0} for c in cells}
-        trial = {c: {"clean": 97.0, "square": left, "main": left} for c in cells}
-        return Known(dqa("mnist", table, trial, endings=["-mixed"])._found, scale)
+def at(scale: str, cells, pgd: float, left: float, seeds: int = 3, ending: str = "-mixed") -> Known:
+    """Networks of MNIST at one scale, all alike and all tried."""
+    table = {c: {"clean": 98.0, "pgd": pgd, "fgsm": 90.0} for c in cells}
+    trial = {c: {"clean": 97.0, "table/pgd": pgd, "square": left, "main": left} for c in cells}
+    return Known(dqa("mnist", table, trial, seeds, endings=[ending])._found, scale)
 
-    laptop = evidence("laptop", CELLS, 90.0, 50.0)
-    paper = evidence("paper", ["relu", "fixed-1bit"], 95.0, 60.0)
-    assert fullest([paper, laptop], "mnist", "-mixed") is laptop
-    assert fullest([laptop, laptop], "mnist", "-mixed") is laptop
+
+def test_the_fullest_scale_has_most_networks_tried_beside_relu_then_most_runs():
+    laptop, two = at("laptop", CELLS, 90.0, 50.0), at("paper", CELLS[:2], 95.0, 60.0)
+    assert fullest([two, laptop], "mnist", "-mixed") is laptop
+    seven = at("paper", CELLS, 95.0, 60.0)
+    assert fullest([seven, laptop], "mnist", "-mixed") is seven, "of equals the first"
+    del seven._found["dqa-mnist-trial", "relu-mixed"]
+    assert fullest([seven, laptop], "mnist", "-mixed") is laptop, "no control"
+    seven._found["dqa-mnist-trial", "relu-mixed"] = [record({"clean": 97.0, "main": 60.0})]
+    for cell in QUANTISED[:3]:
+        seven._found["dqa-mnist-trial", f"{cell}-mixed"] = [record({"clean": 11.0, "main": 11.0})]
+    assert fullest([seven, laptop], "mnist", "-mixed") is laptop, "collapsed networks do not count"
+    for e in (laptop, two):
+        e._found = {k: v for k, v in e._found.items() if "trial" not in k[0]}
+    assert fullest([two, laptop], "mnist", "-mixed") is laptop
+
+
+def test_all_networks_of_the_front_page_are_of_the_scale_of_their_control(doubtful):
+    laptop, paper = at("laptop", CELLS, 90.0, 50.0), at("paper", CELLS[:2], 95.0, 60.0)
+    rows = [r for r in headlines([paper, laptop]) if r[0].startswith("DQA, MNIST")]
+    assert [r[-1] for r in rows] == ["laptop"] * 3
+    paper = at("paper", CELLS, 95.0, 60.0)
+    rows = [r for r in headlines([paper, laptop]) if r[0].startswith("DQA, MNIST")]
+    assert [r[-1] for r in rows] == ["paper"] * 3
+
+
+def test_the_short_answer_names_its_scale_its_seeds_and_what_the_other_scale_came_to():
+    laptop, paper = at("laptop", CELLS, 90.0, 50.0), at("paper", CELLS[:2], 95.0, 60.0, seeds=1)
     mnist = in_short([paper, laptop])[0]
     assert "keep 90 % (ReLU 90 %)" in mnist
-    assert (
-        "Trained at paper scale (1 of 6 quantised networks): 95 % (ReLU 95 %) under the same PGD, "
-        "60 % (ReLU 60 %) after all attacks together (1 tried, on 10000 images)." in mnist
-    )
+    assert mnist.endswith("and the mean of 3 seeds or more. All at laptop scale.")
+    said = "Trained at paper scale (1 of 6 quantised networks): 95 % (ReLU 95 %) under the same PGD"
+    left = "; 60 % (ReLU 60 %) after all attacks that ReLU met, too (1 tried, on the first 10000 im"
+    assert said + left in mnist
     del paper._found["dqa-mnist-trial", "fixed-1bit-mixed"]
-    assert "95 % (ReLU 95 %) under the same PGD." in in_short([paper, laptop])[0]
+    assert said + "." in in_short([paper, laptop])[0]
+    paper._found["dqa-mnist", "fixed-2bit-mixed"] = [record({"clean": 11.0, "pgd": 11.0})]
+    assert "(2 of 6 quantised networks, of which 1 collapsed): 95 %" in in_short([paper, laptop])[0]
+    del paper._found["dqa-mnist", "fixed-1bit-mixed"]
+    assert "paper scale" not in in_short([paper, laptop])[0], "none left that did not collapse"
     del paper._found["dqa-mnist", "relu-mixed"]
     assert "paper scale" not in in_short([paper, laptop])[0]
+
+
+def test_other_readings_stay_on_the_front_page_when_only_the_smaller_scale_has_them():
+    paper = at("paper", CELLS, 95.0, 60.0, seeds=1)
+    found = at("laptop", CELLS, 90.0, 50.0)._found | at("laptop", CELLS, 9.0, 5.0, 1, "")._found
+    mnist = in_short([paper, Known(found, "laptop")])[0]
+    assert "and one seed. All at paper scale." in mnist
+    assert "Trained on adversarial examples alone, at laptop scale: 5 % (ReLU 5 %) after" in mnist
+
+
+# --- Two scales side by side ----------------------------------------------------------------------
+
+
+def test_two_scales_stand_below_the_published_row_seed_by_seed(doubtful):
+    laptop, paper = at("laptop", CELLS[:1], 90.0, 50.0, 2), at("paper", CELLS[:2], 95.0, 60.0, 1)
+    paper._found["dqa-mnist", "fixed-1bit-mixed"] = [
+        record({"clean": 11.0, "pgd": 10.0, "fgsm": 9.0})
+    ]
+    del paper._found["dqa-mnist-trial", "fixed-1bit-mixed"]
+    lines = by_scale([laptop, paper], "mnist", "-mixed").splitlines()[2:]
+    dagger = " †" if doubtful else ""
+    pgd, fgsm, clean = (f"{M['relu'][a]:.2f}" for a in ("pgd", "fgsm", "clean"))
+    assert lines[:5] == [
+        f"| ReLU | published | {clean} | {pgd} | {fgsm} | – |",
+        "|  | ours, laptop | 98.00<br>98.00 | 90.00<br>90.00 | 90.00<br>90.00 | "
+        f"**50.0** (49.0–51.0; 10000 images){dagger} |",
+        f"|  | ours, paper | 98.00 | 95.00 | 90.00 | **60.0** (59.0–61.0; 10000 images){dagger} |",
+        "| fixed, 1 bit | published | 98.52 | 98.47 | 98.48 | – |",
+        "|  | ours, paper | *11.00* | *10.00* | *9.00* | missing |",
+    ]
+    assert len(lines) == 7 + 3
+
+
+def test_what_the_longer_training_changes_is_judged_against_the_seeds_of_the_shorter():
+    laptop, paper = at("laptop", CELLS, 90.0, 50.0), at("paper", FIXED, 95.0, 60.0, 1)
+    for cell, pgd in (("fixed-1bit", 97.0), ("fixed-2bit", 80.0), ("fixed-3bit", 12.0)):
+        clean = 11.0 if cell == "fixed-3bit" else 98.0
+        paper._found["dqa-mnist", f"{cell}-mixed"] = [record({"clean": clean, "pgd": pgd})]
+    text = compare_scales(laptop, paper, "mnist", "-mixed")
+    assert "(1 seed each) ReLU ends at 95.0 %, printed are 94.0 %" in text
+    assert "seeds after the shorter training: 90.0–90.0 %" in text
+    assert (
+        "(2 run at both scales) 1 end above every seed of their shorter training, 1 below every "
+        "one, 1 collapsed. Over ReLU they gain -15.0 to +2.0 points; printed are +4.4 for" in text
+    )
+    assert text.endswith("fixed, 1 bit: +0.0 ±0.0; fixed, 2 bits: +0.0 ±0.0.")
+    for cell in ("fixed-1bit", "fixed-2bit"):
+        del paper._found["dqa-mnist-trial", f"{cell}-mixed"]
+    assert compare_scales(laptop, paper, "mnist", "-mixed").endswith("ReLU: not tried yet.")
+    for few in (Known({}), at("paper", CELLS[:1], 95.0, 60.0), at("paper", CELLS[1:], 95.0, 60.0)):
+        assert "too few" in compare_scales(laptop, few, "mnist", "-mixed")
 
 
 # --- DQA: gains -----------------------------------------------------------------------------------

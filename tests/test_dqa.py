@@ -193,33 +193,3 @@ def test_the_most_frequent_level_and_merged_levels_are_told():
     )
     assert "a 90.0 %, 1 of its levels within 0.02 of the next; b 50.0 %." in text
     assert dqa.levels_used({}) == "missing"
-
-
-TABLE = published.load("dqa_table1")
-
-
-def test_a_table_by_scale_has_the_published_row_and_each_scale_that_has_runs():
-    runs = {"laptop": RECORDS, "paper": RECORDS[:1]}
-    lines = dqa.by_scale(TABLE, runs, {"laptop": {"ReLU": "30.0"}, "paper": {}}).splitlines()[2:]
-    assert lines[0].startswith("| ReLU | published | 99.24 | 94.04 | 97.10 | – |")
-    assert (
-        lines[1]
-        == "|  | laptop | 80.00 (80.00–80.00) | 41.00 (40.00–42.00) | 45.00 (45.00–45.00) | 30.0 |"
-    )
-    assert lines[2] == "|  | paper | 80.00 | 40.00 | 45.00 | missing |"
-    assert lines[3].startswith("| fixed, 1 bit | published")
-    assert len(lines) == 7 + 4 + 1
-
-
-def test_the_longer_training_is_compared_network_by_network():
-    longer = [
-        record("relu", None, 0, 990, 941, 960),
-        record("fixed", 1, 0, 700, 660, 500),
-        record("fixed", 2, 0, 700, 490, 510),
-    ]
-    text = dqa.conclude_by_scale(TABLE, RECORDS, longer)
-    assert "by +53.1 points for ReLU and by -1.0 to +1.0 for 2 quantised networks" in text
-    assert "up to 2.0 apart" in text and "1 of these 3 networks end within 2 points" in text
-    assert "gain -45.1 to -28.1 points; printed are +4." in text
-    for few in ([], longer[:1], longer[1:]):
-        assert "too few" in dqa.conclude_by_scale(TABLE, RECORDS, few)

@@ -28,6 +28,7 @@ from reproduce.claims.evidence import (
     Evidence,
 )
 from reproduce.claims.headlines import HEADER, RISKS, fullest, headlines, in_short
+from reproduce.claims.scales import by_scale, compare_scales
 
 __all__ = [
     "DIRECTION",
@@ -41,6 +42,8 @@ __all__ = [
     "UNDECIDED",
     "Claim",
     "Evidence",
+    "by_scale",
+    "compare_scales",
     "fullest",
     "headlines",
     "in_short",

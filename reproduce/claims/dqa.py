@@ -42,13 +42,13 @@ def printed(dataset: str) -> dict[tuple[str, str], float]:
     }
 
 
-_WORDS = {grids.dqa_cell(*network): model_name(*network) for network in grids.DQA_CELLS}
+WORDS = {grids.dqa_cell(*network): model_name(*network) for network in grids.DQA_CELLS}
 
 
 def _names(cells: Sequence[str]) -> str:
     if tuple(cells) == QUANTISED:
         return "the six quantised networks"
-    return " and ".join(_WORDS[cell] for cell in cells)
+    return " and ".join(WORDS[cell] for cell in cells)
 
 
 def _each(cells: Sequence[str], values: Sequence[float]) -> str:

@@ -37,9 +37,10 @@ MISSING = "missing"
 def headlines(evidence: Sequence[Evidence]) -> list[list[str]]:
     """Rows of the front page's table, under HEADER.
 
-    Args:    evidence: of each scale, the one that counts most first; a row takes the first that has
-             a run and its trial, else the first that has a run. DQA on MNIST is shown as trained on
-             clean and adversarial examples mixed.
+    Args:    evidence: of each scale, the one that counts most first. All networks of DQA on a data
+             set are of one scale, the `fullest`, so that ReLU is their control; a row of Double
+             quantization takes the first that has a run and its trial, else the first that has a
+             run. DQA on MNIST is shown as trained on clean and adversarial examples mixed.
     Returns: [what, published, ours, ours without an attack, and of the trial's images: left by the
              paper's attack, left by all attacks of the trial, scale]; percentages with their number
              of images, Wilson's interval of a single run or the range over seeds, or "missing";
@@ -47,9 +48,9 @@ def headlines(evidence: Sequence[Evidence]) -> list[list[str]]:
     """
     rows = []
     for dataset, ending in RISKS.items():
+        e = fullest(evidence, dataset, ending)
         for activation, bits in NETWORKS:
             cell = grids.dqa_cell(activation, bits)
-            e = _first(evidence, f"dqa-{dataset}", cell + ending)
             tried = e.records(f"dqa-{dataset}-trial", cell + ending)
             row = _row(
                 f"DQA, {TITLES[dataset]}, {model_name(activation, bits)}, PGD",
@@ -148,8 +149,7 @@ def in_short(evidence: Sequence[Evidence]) -> list[str]:
         if not relu or not network or not _tried(e, name, ending):
             lines.append(f"**DQA on {TITLES[dataset]}** has not been put to trial yet.")
             continue
-        others = [other for other in evidence if other is not e]
-        lines.append(_answer(e, others, dataset, ending, relu[0]))
+        lines.append(_answer(e, evidence, dataset, ending, relu[0]))
     low = [(k, _first(evidence, DOUBLE, grids.kind_name(*k))) for k in LOW]
     trials = [r for k, e in low for r in e.records(f"{DOUBLE}-trial", grids.kind_name(*k))[:1]]
     if not trials:
@@ -177,21 +177,23 @@ def _tried(e: Evidence, name: str, ending: str) -> dict[str, Record]:
 
 
 def fullest(evidence: Sequence[Evidence], dataset: str, ending: str) -> Evidence:
-    """That in which most networks of DQA's table have been run and tried, the first of equals.
+    """That in which most quantised networks of DQA's table have been tried beside ReLU, of equals
+    the one with more networks run, then the first.
 
     Args: ending: of the cells, as in RISKS.
     """
+    name, control = f"dqa-{dataset}", "relu" + ending
 
-    def count(e: Evidence) -> int:
-        cells = [c + ending for c in ("relu", *QUANTISED)]
-        name = f"dqa-{dataset}"
-        return sum(bool(e.records(name, c) and e.records(f"{name}-trial", c)) for c in cells)
+    def count(e: Evidence) -> tuple[int, int]:
+        beside = e.records(name, control) and e.records(f"{name}-trial", control)
+        runs = sum(bool(e.records(name, c + ending)) for c in ("relu", *QUANTISED))
+        return len(_tried(e, name, ending)) if beside else 0, runs
 
     return max(evidence, key=count)
 
 
 def _answer(
-    e: Evidence, others: Sequence[Evidence], dataset: str, ending: str, relu: Record
+    e: Evidence, evidence: Sequence[Evidence], dataset: str, ending: str, relu: Record
 ) -> str:
     """What the tables and trials of DQA on one data set come to, in sentences."""
     name = f"dqa-{dataset}"
@@ -207,6 +209,7 @@ def _answer(
     under, clean = ([said[c, a] for c in QUANTISED] for a in ("pgd", "clean"))
     fair = [trial_records.left_beside(r, relu) for r in tried.values()]
     left = [trial_records.left(r) for r in (relu, *tried.values())]
+    seeds = sorted({len(e.records(name, c + ending)) for c in ("relu", *tried)})
     square = [100 * float(hits(r, "square").mean()) for r in (relu, *tried.values())]
 
     def each(of: Sequence[float]) -> str:
@@ -220,11 +223,12 @@ def _answer(
         f"Without an attack: {each(ours['clean'])}; published {_span(clean)}.",
         "After Square alone, which sees only outputs and knows of no quantiser: "
         f"{each(square)}. After those of all attacks that ReLU met, too: {each([left[0], *fair])}.",
-        *_other_readings(e, name, ending),
-        *_other_scales(others, name, ending),
+        *_other_readings(evidence, dataset, ending),
+        *_other_scales([other for other in evidence if other is not e], name, ending),
         f"The trial's attacks are on the first {few} test images and one training each, each image "
-        "judged alone; under PGD and without an attack, it is all images of the table, and the "
-        "mean of its seeds.",
+        "judged alone; under PGD and without an attack, it is all images of the table, and "
+        f"{'one seed' if seeds == [1] else f'the mean of {seeds[0]} seeds or more'}. All at "
+        f"{e.scale} scale.",
     ]
     said_first = (
         f"**DQA on {TITLES[dataset]}:** published are {_span(under)} under PGD, and "
@@ -241,16 +245,20 @@ def _span(shares: Iterable[float]) -> str:
     return f"{low} %" if low == high else f"{low}–{high} %"
 
 
-def _other_readings(e: Evidence, name: str, ending: str) -> list[str]:
+def _other_readings(evidence: Sequence[Evidence], dataset: str, ending: str) -> list[str]:
     """What is left where the networks were trained otherwise, a sentence each."""
+    name = f"dqa-{dataset}"
     said = []
     for how, other in OTHERS.items():
+        e = fullest(evidence, dataset, other)
         tried = _tried(e, name, other) if other != ending else {}
         relu = e.records(f"{name}-trial", "relu" + other)[:1]
         if tried:
             control = f" (ReLU {trial_records.left(relu[0]):.0f} %)" if relu else ""
             span = _span(map(trial_records.left, tried.values()))
-            said.append(f"Trained {how}: {span}{control} after all attacks together.")
+            said.append(
+                f"Trained {how}, at {e.scale} scale: {span}{control} after all attacks together."
+            )
     return said
 
 
@@ -258,25 +266,26 @@ def _other_scales(others: Sequence[Evidence], name: str, ending: str) -> list[st
     """What networks trained at another scale keep, so far as they were, a sentence each."""
     said = []
     for e in others:
-        keep = {
-            c: mean(e.accuracy(name, c + ending, "pgd", trained=True))
-            for c in ("relu", *QUANTISED)
-            if e.accuracy(name, c + ending, "pgd", trained=True)
-        }
-        relu = keep.pop("relu", None)
-        if relu is None or not keep:
+        cells = [c for c in QUANTISED if e.records(name, c + ending)]
+        keep = {c: e.accuracy(name, c + ending, "pgd", trained=True) for c in ("relu", *cells)}
+        relu = keep.pop("relu")
+        kept = [mean(each) for each in keep.values() if each]
+        if not relu or not kept:
             continue
+        lost = len(cells) - len(kept)
         text = (
-            f"Trained at {e.scale} scale ({len(keep)} of {len(QUANTISED)} quantised networks): "
-            f"{_span(keep.values())} (ReLU {relu:.0f} %) under the same PGD"
+            f"Trained at {e.scale} scale ({len(cells)} of {len(QUANTISED)} quantised networks"
+            f"{f', of which {lost} collapsed' if lost else ''}): {_span(kept)} (ReLU "
+            f"{mean(relu):.0f} %) under the same PGD"
         )
         tried = _tried(e, name, ending)
         control = e.records(f"{name}-trial", "relu" + ending)[:1]
         if tried and control:
+            fair = [trial_records.left_beside(r, control[0]) for r in tried.values()]
             text += (
-                f", {_span(map(trial_records.left, tried.values()))} (ReLU "
-                f"{trial_records.left(control[0]):.0f} %) after all attacks together ({len(tried)} "
-                f"tried, on {trial_records.sizes(control[0])[0]} images)"
+                f"; {_span(fair)} (ReLU {trial_records.left(control[0]):.0f} %) after all attacks "
+                f"that ReLU met, too ({len(tried)} tried, on the first "
+                f"{trial_records.sizes(control[0])[0]} images)"
             )
         said.append(f"{text}.")
     return said
