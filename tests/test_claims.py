@@ -346,7 +346,9 @@ def test_the_short_answer_leaves_out_what_collapsed_and_says_how_many_were_tried
     two = ("relu", "fixed-1bit")
     other = dqa("mnist", *({c: of[c] for c in two} for of in (table, trial)), endings=[""])
     both = in_short([Known(found._found | other._found)])[0]
-    assert "Trained on adversarial examples alone, at paper scale: 2 % (ReLU 81 %) after all" in both
+    assert (
+        "Trained on adversarial examples alone, at paper scale: 2 % (ReLU 81 %) after all" in both
+    )
     assert "CIFAR-10** has not been put to trial" in cifar
     assert "has not been put to trial" in filtered
     good = {"clean": 80.0, "after/8": 80.0, "before/clean": 80.0, "before/strong": 5.0}
@@ -438,7 +440,12 @@ def test_two_scales_stand_below_the_published_row_seed_by_seed(doubtful):
 
 
 def test_what_the_longer_training_changes_is_judged_against_the_seeds_of_the_shorter():
-    laptop, paper = at("laptop", CELLS, 90.0, 50.0), at("paper", FIXED, 95.0, 60.0, 1)
+    laptop, paper = (
+        at("laptop", CELLS, 90.0, 50.0),
+        at("paper", [*FIXED, "dynamic-1bit"], 95.0, 60.0, 1),
+    )
+    seeds = [record({"clean": 98.0, "pgd": p}) for p in (90.0, 98.0, 90.0)]
+    laptop._found["dqa-mnist", "fixed-1bit-mixed"] = seeds
     for cell, pgd in (("fixed-1bit", 97.0), ("fixed-2bit", 80.0), ("fixed-3bit", 12.0)):
         clean = 11.0 if cell == "fixed-3bit" else 98.0
         paper._found["dqa-mnist", f"{cell}-mixed"] = [record({"clean": clean, "pgd": pgd})]
@@ -446,11 +453,14 @@ def test_what_the_longer_training_changes_is_judged_against_the_seeds_of_the_sho
     assert "(1 seed each) ReLU ends at 95.0 %, printed are 94.0 %" in text
     assert "seeds after the shorter training: 90.0–90.0 %" in text
     assert (
-        "(2 run at both scales) 1 end above every seed of their shorter training, 1 below every "
-        "one, 1 collapsed. Over ReLU they gain -15.0 to +2.0 points; printed are +4.4 for" in text
+        "(3 run at both scales) 1 end above every seed of their shorter training, 1 below every "
+        "one, 1 collapsed. Over ReLU they gain -15.0 to +2.0 points; printed are +4.4 to +4.5 for"
+        in text
     )
-    assert text.endswith("fixed, 1 bit: +0.0 ±0.0; fixed, 2 bits: +0.0 ±0.0.")
-    for cell in ("fixed-1bit", "fixed-2bit"):
+    assert text.endswith(
+        "fixed, 1 bit: +0.0 ±0.0; fixed, 2 bits: +0.0 ±0.0; dynamic, 1 bit: +0.0 ±0.0."
+    )
+    for cell in ("fixed-1bit", "fixed-2bit", "dynamic-1bit"):
         del paper._found["dqa-mnist-trial", f"{cell}-mixed"]
     assert compare_scales(laptop, paper, "mnist", "-mixed").endswith("ReLU: not tried yet.")
     for few in (Known({}), at("paper", CELLS[:1], 95.0, 60.0), at("paper", CELLS[1:], 95.0, 60.0)):
