@@ -210,6 +210,7 @@ def _answer(
     fair = [trial_records.left_beside(r, relu) for r in tried.values()]
     left = [trial_records.left(r) for r in (relu, *tried.values())]
     seeds = sorted({len(e.records(name, c + ending)) for c in ("relu", *tried)})
+    runs = f"the mean of {'at least ' if len(seeds) > 1 else ''}{seeds[0]} seeds"
     square = [100 * float(hits(r, "square").mean()) for r in (relu, *tried.values())]
 
     def each(of: Sequence[float]) -> str:
@@ -227,8 +228,7 @@ def _answer(
         *_other_scales([other for other in evidence if other is not e], name, ending),
         f"The trial's attacks are on the first {few} test images and one training each, each image "
         "judged alone; under PGD and without an attack, it is all images of the table, and "
-        f"{'one seed' if seeds == [1] else f'the mean of {seeds[0]} seeds or more'}. All at "
-        f"{e.scale} scale.",
+        f"{'one seed' if seeds == [1] else runs}. Where no scale is named, it is *{e.scale}*.",
     ]
     said_first = (
         f"**DQA on {TITLES[dataset]}:** published are {_span(under)} under PGD, and "

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import mean
 
-from reproduce import grids, trial_records
+from reproduce import trial_records
 from reproduce.claims.dqa import QUANTISED, WORDS, printed
 from reproduce.claims.evidence import Evidence
 from reproduce.evaluation import collapsed
-from reproduce.figures import ATTACKS, markdown_table, model_name
+from reproduce.figures import ATTACKS, markdown_table
 from reproduce.results import Record, percent
 
 
@@ -23,10 +23,9 @@ def by_scale(evidence: Sequence[Evidence], dataset: str, ending: str) -> str:
     """
     name, said = f"dqa-{dataset}", printed(dataset)
     rows = []
-    for network in grids.DQA_CELLS:
-        cell = grids.dqa_cell(*network)
+    for cell in ("relu", *QUANTISED):
         shares = (f"{said[cell, a]:.2f}" for a in ATTACKS)
-        rows.append([model_name(*network), "published", *shares, "–"])
+        rows.append([WORDS[cell], "published", *shares, "–"])
         for e in evidence:
             runs = e.records(name, cell + ending)
             if runs:
