@@ -31,7 +31,7 @@ def by_scale(evidence: Sequence[Evidence], dataset: str, ending: str) -> str:
             if runs:
                 shown = ("<br>".join(_share(r, a) for r in runs) for a in ATTACKS)
                 tried = map(_left, e.records(f"{name}-trial", cell + ending))
-                rows.append(["", f"ours, {e.scale}", *shown, "<br>".join(tried) or "missing"])
+                rows.append(["", f"ours, {e.scale} scale", *shown, "<br>".join(tried) or "missing"])
     return markdown_table(["network", "run", *ATTACKS.values(), "all attacks"], rows)
 
 
