@@ -222,10 +222,10 @@ def _answer(
     )
     points = [
         f"Without an attack: {each(ours['clean'])}; published {_span(clean)}.",
+        *_other_scales([other for other in evidence if other is not e], name, ending),
         "After Square alone, which sees only outputs and knows of no quantiser: "
         f"{each(square)}. After those of all attacks that ReLU met, too: {each([left[0], *fair])}.",
         *_other_readings(evidence, dataset, ending),
-        *_other_scales([other for other in evidence if other is not e], name, ending),
         f"The trial's attacks are on the first {few} test images and one training each, each image "
         "judged alone; under PGD and without an attack, it is all images of the table, and "
         f"{'one seed' if seeds == [1] else runs}. Where no scale is named, it is *{e.scale}*.",
