@@ -215,8 +215,9 @@ def training_curves(records: dict[str, Record]) -> Figure:
     right.set(ylabel="accuracy on what it trained on", ylim=(0, 1))
     right.yaxis.set_major_formatter(PercentFormatter(1))
     handles, names = right.get_legend_handles_labels()
-    figure.legend(handles, names, loc="lower center", ncols=len(names), frameon=False)
-    figure.tight_layout(rect=(0, 0.08, 1, 1))
+    lines = -(-len(names) // 4)
+    figure.legend(handles, names, loc="lower center", ncols=-(-len(names) // lines), frameon=False)
+    figure.tight_layout(rect=(0, 0.08 * lines, 1, 1))
     return close(figure)
 
 
