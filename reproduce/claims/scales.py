@@ -17,7 +17,7 @@ def by_scale(evidence: Sequence[Evidence], dataset: str, ending: str) -> str:
     """Each network as printed, and below it a row for each scale that has runs of it, in Markdown.
 
     Every seed is listed, in italics if its training collapsed. The last column is what all attacks
-    of its trial leave, with Wilson's interval and the number of images.
+    of its trial leave, with Wilson's interval and, in brackets, the number of images.
 
     Args: ending: of the cells, as in RISKS.
     """
@@ -41,8 +41,8 @@ def _share(record: Record, attack: str) -> str:
 
 
 def _left(trial: Record) -> str:
-    share = trial_records.interval(trial).replace("<br>", " (")
-    return trial_records.marked(f"{share}; {trial_records.sizes(trial)[0]} images)", trial)
+    share, images = trial_records.interval(trial), trial_records.sizes(trial)[0]
+    return trial_records.marked(f"{share}<br>({images})", trial)
 
 
 def compare_scales(shorter: Evidence, longer: Evidence, dataset: str, ending: str) -> str:
