@@ -22,7 +22,7 @@ from reproduce.attacks import full_float32
 from reproduce.grids import Experiment, configuration
 from reproduce.results import Record
 from reproduce.substitutes import Substitute
-from reproduce.training import Interrupted, Progress, train
+from reproduce.training import Interrupted, Progress, has_bfloat16, train
 from reproduce.trials import Trial
 
 
@@ -71,15 +71,16 @@ def device() -> torch.device:
 
 
 def device_name() -> str:
-    """What the records call this machine's device."""
+    """What the records call this machine's device, and whether it trains without bfloat16."""
+    without = "" if has_bfloat16(device()) else ", no bfloat16"
     if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+        return f"{torch.cuda.get_device_name()}{without}"
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
         names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
         cpu = names[0].split(":", 1)[1].strip() if names else cpu
-    return f"{cpu}, {torch.get_num_threads()} thread(s)"
+    return f"{cpu}, {torch.get_num_threads()} thread(s){without}"
 
 
 @functools.cache

@@ -42,8 +42,9 @@ class Settings:
 
     `schedule` is "constant", "one_cycle" (linear to lr over the first fifth of the steps, linear
     to 0 over the rest) or "step" (x 0.1 every `step_epochs`). With `autocast` the forward and
-    backward passes are in bfloat16, weights and optimiser stay float32. With thresholds = "clean",
-    those of dynamic quantisers stay as they are once the attack begins.
+    backward passes are in bfloat16 where the device `has_bfloat16`, weights and optimiser stay
+    float32. With thresholds = "clean", those of dynamic quantisers stay as they are once the attack
+    begins.
 
     Raises: ValueError: a number outside its range, epochs too few for the attack to come to its
             full size.
@@ -128,6 +129,16 @@ class Progress:
     prepare_s: float = 0.0
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16; emulated, it takes several times as long as float32.
+
+    GPUs do from the Ampere generation on, x86 processors with AVX-512 or AMX.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def derived_seed(*parts: int | str) -> int:
     """A 63-bit seed that depends on every part."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
@@ -174,7 +185,8 @@ def _restore(path: Path, key: str, model: nn.Module, optimizer) -> Progress:
 def _gradients(model, optimizer, settings: Settings, attack, x, y, seed) -> dict[str, float]:
     """One forward and backward pass on a batch; returns its loss and its number of hits."""
     optimizer.zero_grad(set_to_none=True)
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=settings.autocast):
+    autocast = settings.autocast and has_bfloat16(x.device)
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
         if attack is None:
             logits = model(x)
             loss = F.cross_entropy(logits, y)

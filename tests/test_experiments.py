@@ -30,7 +30,7 @@ from reproduce.grids import (
     quantised,
 )
 from reproduce.quantizers import DynamicQuantizer, FixedQuantizer
-from reproduce.training import Interrupted, Settings
+from reproduce.training import Interrupted, Settings, has_bfloat16
 
 
 @pytest.fixture(autouse=True)
@@ -453,6 +453,8 @@ def test_a_record_says_what_was_asked_what_came_out_and_on_what():
         ("loss", "accuracy", "lr", "eps_255", "thresholds"), 2
     )
     assert stored.wall_s > 0 and stored.device and "\n" not in stored.device
+    native = has_bfloat16(experiments.device())
+    assert stored.device.endswith(", no bfloat16") == (not native)
     assert stored.versions["numpy"] == np.__version__
     assert {"python", "reproduce", "torch", "torchattacks"} <= stored.versions.keys()
     assert stored.error is None and record.metrics == stored.metrics

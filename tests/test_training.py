@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from reproduce import data, models, storage
+from reproduce import data, models, storage, training
 from reproduce.attacks import PGD
 from reproduce.grids import quantised
 from reproduce.quantizers import DynamicQuantizer, activation
@@ -263,12 +263,16 @@ def test_training_ends_in_training_mode_with_all_weights_trainable():
     assert model.training and all(p.requires_grad for p in model.parameters())
 
 
+@pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("autocast", [True, False])
-def test_autocast_computes_in_bfloat16_and_keeps_its_weights_in_float32(autocast):
+def test_autocast_is_bfloat16_where_that_is_native_and_keeps_its_weights_in_float32(
+    autocast, native, monkeypatch
+):
+    monkeypatch.setattr(training, "has_bfloat16", lambda device: native)
     model, dtypes = network(), []
     model[4].register_forward_hook(lambda _m, _x, out: dtypes.append(out.dtype))
     train(model, *small_data(), plain(epochs=1, autocast=autocast, attack=ATTACK), 0)
-    assert set(dtypes) == {torch.bfloat16 if autocast else torch.float32}
+    assert set(dtypes) == {torch.bfloat16 if autocast and native else torch.float32}
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert model[4].weight.is_contiguous(memory_format=torch.channels_last) == autocast
 
