@@ -48,6 +48,24 @@ def model_name(activation: str, bits: int | None) -> str:
     return f"{activation}, {bits} bit{'s' if bits > 1 else ''}"
 
 
+def look(name: str, number: int) -> dict:
+    """How a network is drawn. ReLU, the control, is black and dashed. DQA's networks look the same
+    in every figure: a colour for the bits, open diamonds where the thresholds are learnt. Others
+    take the palette's colours in their order.
+
+    Args: name: as by `model_name`, or any other. number: of the network in its figure, from 0.
+    """
+    if name == "ReLU":
+        style = {"color": "black", "ls": "--", "lw": 2, "marker": "o", "zorder": 3}
+    elif found := re.fullmatch("(fixed|dynamic), ([1-9]) bits?", name):
+        style = {"color": f"C{int(found[2]) - 1}", "marker": "o"}
+        if found[1] == "dynamic":
+            style |= {"marker": "D", "mfc": "white", "ls": "-."}
+    else:
+        style = {"color": f"C{number}", "marker": "o"}
+    return {"label": name, **style}
+
+
 # --- Tables ---------------------------------------------------------------------------------------
 
 
@@ -202,8 +220,8 @@ def training_curves(records: dict[str, Record]) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.4))
     for number, (name, record) in enumerate(records.items()):
         epochs = np.arange(1, len(record.curves["loss"]) + 1)
-        left.plot(epochs, record.curves["loss"], ".-", color=f"C{number}", label=name)
-        right.plot(epochs, record.curves["accuracy"], ".-", color=f"C{number}", label=name)
+        for ax, curve in ((left, "loss"), (right, "accuracy")):
+            ax.plot(epochs, record.curves[curve], ms=3.5, **look(name, number))
     radius = next(iter(records.values())).curves["eps_255"]
     for ax in (left, right):
         clean = sum(eps == 0 for eps in radius)

@@ -10,16 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from reproduce.figures import close
-
-CONTROL = "ReLU"
-
-
-def _line(name: str, number: int) -> dict:
-    """The control is black and dashed; the others keep the palette's colours."""
-    if name == CONTROL:
-        return {"color": "black", "ls": "--", "lw": 2, "zorder": 3, "label": name}
-    return {"color": f"C{number}", "label": name}
+from reproduce.figures import close, look
 
 
 def ladder(panels: Mapping[str, Mapping[str, Sequence[float]]], rungs: Sequence[str]) -> Figure:
@@ -31,10 +22,8 @@ def ladder(panels: Mapping[str, Mapping[str, Sequence[float]]], rungs: Sequence[
         1, len(panels), figsize=(4.75 * len(panels), 4.2), sharey=True, squeeze=False
     )
     for ax, (title, networks) in zip(axes[0], panels.items(), strict=True):
-        number = 0
-        for name, values in networks.items():
-            ax.plot(range(len(rungs)), values, marker="o", ms=5, **_line(name, number))
-            number += name != CONTROL
+        for number, (name, values) in enumerate(networks.items()):
+            ax.plot(range(len(rungs)), values, ms=5, **look(name, number))
         ax.set(title=title, ylim=(-3, 103), xticks=range(len(rungs)))
         ax.set_xticklabels(rungs, fontsize="small")
         ax.set_xlabel("what the attacker does, from nothing to everything", fontsize="small")
@@ -65,14 +54,12 @@ def against_eps(
           which radius, percent)}, dashed in the network's colour. kinks: {label: radius}, dotted.
     """
     figure, ax = plt.subplots(figsize=(7, 4.2))
-    number = 0
-    for name, values in networks.items():
-        line = _line(name, number)
-        ax.plot(eps, values, marker="o", ms=5, **line)
+    for number, (name, values) in enumerate(networks.items()):
+        line = look(name, number)
+        ax.plot(eps, values, ms=5, **line)
         if name in (published or {}):
             reach, said = published[name]
             ax.plot([0, reach], [said, said], color=line["color"], ls="--", lw=1)
-        number += name != CONTROL
     ax.axvline(mark, color="0.6", lw=1)
     for label, radius in (kinks or {}).items():
         ax.axvline(radius, color="0.3", lw=1, ls=":")
@@ -130,13 +117,11 @@ def success_by_width(widths: Sequence[str], networks: Mapping[str, Sequence[tupl
     Args: widths: their names, in order. networks: {name: (percent, low, high) at each width}.
     """
     figure, ax = plt.subplots(figsize=(7, 4.2))
-    number = 0
-    for name, found in networks.items():
+    for number, (name, found) in enumerate(networks.items()):
         rates, low, high = np.array(found, float).T
-        line = _line(name, number)
-        ax.plot(range(len(widths)), rates, marker="o", ms=5, **line)
+        line = look(name, number)
+        ax.plot(range(len(widths)), rates, ms=5, **line)
         ax.fill_between(range(len(widths)), low, high, color=line["color"], alpha=0.12, lw=0)
-        number += name != CONTROL
     ax.set(xlabel="width h of the finite difference ([0, 1] units)", ylabel="images broken (%)",
            ylim=(-3, 103))  # fmt: skip
     ax.set_xticks(range(len(widths)), widths)

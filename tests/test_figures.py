@@ -129,3 +129,27 @@ def test_published_levels_and_kinks_stand_beside_the_curves():
     curve, said, mark, kink = (line.get_xydata().tolist() for line in figure.axes[0].lines)
     assert curve == [[0, 80], [8, 79]] and said == [[0, 84.5], [16, 84.5]]
     assert (mark[0][0], kink[0][0]) == (8, 21)
+
+
+def test_a_network_of_dqa_looks_the_same_in_every_figure_and_like_no_other():
+    cells = [("relu", None), *((kind, b) for kind in ("fixed", "dynamic") for b in (1, 2, 3))]
+    names = [figures.model_name(*cell) for cell in cells]
+    percentages = {name: [90, 50] for name in names}
+    backwards = dict(reversed(percentages.items()))
+    drawn = []
+    for figure in (
+        trial_figures.ladder({"": percentages}, ["clean", "all"]),
+        trial_figures.against_eps([0, 8], backwards, "1/255", 8),
+        figures.training_curves({name: CURVES for name in names[::-1]}),
+    ):
+        lines = [line for line in figure.axes[0].lines if line.get_label() in names]
+        looks = {
+            line.get_label(): (line.get_color(), line.get_linestyle(), line.get_marker())
+            for line in lines
+        }
+        assert len(set(looks.values())) == len(looks) == 7
+        drawn.append(looks)
+    assert drawn[0] == drawn[1] == drawn[2]
+
+
+CURVES = SimpleNamespace(curves={"loss": [2, 1], "accuracy": [0.1, 0.9], "eps_255": [0, 8]})
