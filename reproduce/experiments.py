@@ -22,7 +22,7 @@ from reproduce.attacks import full_float32
 from reproduce.grids import Experiment, configuration
 from reproduce.results import Record
 from reproduce.substitutes import Substitute
-from reproduce.training import Interrupted, Progress, has_bfloat16, train
+from reproduce.training import Interrupted, Progress, Settings, has_bfloat16, train
 from reproduce.trials import Trial
 
 
@@ -70,9 +70,15 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def device_name() -> str:
-    """What the records call this machine's device, and whether it trains without bfloat16."""
-    without = "" if has_bfloat16(device()) else ", no bfloat16"
+def device_name(training: Settings | None = None) -> str:
+    """What the records call this machine's device.
+
+    Args: training: what is done on it, if anything is trained; the name says so where float32 takes
+          the place of bfloat16.
+    """
+    without = ""
+    if training is not None and training.autocast and not has_bfloat16(device()):
+        without = ", no bfloat16"
     if torch.cuda.is_available():
         return f"{torch.cuda.get_device_name()}{without}"
     cpu = platform.processor() or platform.machine()
@@ -200,7 +206,7 @@ def _run(experiment: Experiment | Trial, check_stop, report, announce) -> Record
         metrics={},
         curves={},
         wall_s=0.0,
-        device=device_name(),
+        device=device_name(getattr(experiment, "training", None)),
         versions=versions(),
         commit=commit,
         dirty=dirty,

@@ -50,8 +50,8 @@ def model_name(activation: str, bits: int | None) -> str:
 
 def look(name: str, number: int) -> dict:
     """How a network is drawn. ReLU, the control, is black and dashed. DQA's networks look the same
-    in every figure: a colour for the bits, open diamonds where the thresholds are learnt. Others
-    take the palette's colours in their order.
+    in every line plot of results: a colour for the bits, open squares where the thresholds are
+    learnt. Others take the palette's colours in their order.
 
     Args: name: as by `model_name`, or any other. number: of the network in its figure, from 0.
     """
@@ -60,7 +60,7 @@ def look(name: str, number: int) -> dict:
     elif found := re.fullmatch("(fixed|dynamic), ([1-9]) bits?", name):
         style = {"color": f"C{int(found[2]) - 1}", "marker": "o"}
         if found[1] == "dynamic":
-            style |= {"marker": "D", "mfc": "white", "ls": "-."}
+            style |= {"marker": "s", "mfc": "white", "ls": "-."}
     else:
         style = {"color": f"C{number}", "marker": "o"}
     return {"label": name, **style}

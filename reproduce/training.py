@@ -8,6 +8,7 @@ one, bit for bit on the CPU.
 from __future__ import annotations
 
 import hashlib
+import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -132,11 +133,22 @@ class Progress:
 def has_bfloat16(device: torch.device) -> bool:
     """Whether a device computes in bfloat16; emulated, it takes several times as long as float32.
 
-    GPUs do from the Ampere generation on, x86 processors with AVX-512 or AMX.
+    GPUs do from the Ampere generation on, x86 processors with AVX512_BF16 (those with AMX have it,
+    too), Arm's with BF16.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if not torch.backends.mkldnn.is_available():
+        return False
+    if platform.machine().lower() in ("x86_64", "amd64"):  # oneDNN emulates it with AVX-512 alone
+        return torch.cpu._is_avx512_bf16_supported()
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def precision(settings: Settings, device: torch.device) -> torch.dtype:
+    """In what a device trains: bfloat16 if `autocast` asks for it and the device has it."""
+    wanted = settings.autocast and has_bfloat16(device)
+    return torch.bfloat16 if wanted else torch.float32
 
 
 def derived_seed(*parts: int | str) -> int:
@@ -168,7 +180,9 @@ def _save(path: Path, key: str, model: nn.Module, optimizer, progress: Progress)
 def _restore(path: Path, key: str, model: nn.Module, optimizer) -> Progress:
     tensors, meta = load_tensors(path)
     if meta.pop("key", None) != key:
-        raise Damaged(f"{path} belongs to another run; delete it to start afresh")
+        raise Damaged(
+            f"{path} belongs to another run or another precision; delete it to start afresh"
+        )
     prefix = "model."
     model.load_state_dict(
         {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
@@ -185,7 +199,7 @@ def _restore(path: Path, key: str, model: nn.Module, optimizer) -> Progress:
 def _gradients(model, optimizer, settings: Settings, attack, x, y, seed) -> dict[str, float]:
     """One forward and backward pass on a batch; returns its loss and its number of hits."""
     optimizer.zero_grad(set_to_none=True)
-    autocast = settings.autocast and has_bfloat16(x.device)
+    autocast = precision(settings, x.device) == torch.bfloat16
     with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
         if attack is None:
             logits = model(x)
@@ -232,8 +246,8 @@ def train(
     Args:    images: (N, C, H, W) uint8. labels: (N,) int64. seed: of the order, the augmentation
              and the attack. prepare: from augmented uint8 to float32 in [0, 1]. checkpoint: file
              to resume from and to save to, once an epoch, when stopped, and at the end; `key`
-             names the run in it. check_stop: called before each step; may raise Interrupted.
-             report: called after each step with the progress and the images just done.
+             and `precision` name the run in it. check_stop: called before each step; may raise
+             Interrupted. report: called after each step with the progress and the images just done.
     Returns: Progress, with one value an epoch for loss, accuracy on its adversarial examples (on
              its images, while there is no attack), lr, eps_255, and thresholds where there are any.
     Raises:  Interrupted, after a checkpoint. Damaged: a damaged or foreign checkpoint. ValueError:
@@ -246,6 +260,7 @@ def train(
     images, labels = images.to(device), labels.to(device)
     if settings.autocast:
         model.to(memory_format=torch.channels_last)
+    key = f"{key} in {precision(settings, device)}"
     optimizer = _optimizer(model, settings)
     progress = Progress(0, 0.0, {}, {})
     if checkpoint is not None and checkpoint.exists():

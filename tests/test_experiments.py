@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from reproduce import data, experiments, grids, results, storage
+from reproduce import data, experiments, grids, results, storage, training
 from reproduce.attacks import FGSM, PGD
 from reproduce.dither import bayer, floyd_steinberg, jarvis_judice_ninke
 from reproduce.evaluation import correct
@@ -30,7 +30,7 @@ from reproduce.grids import (
     quantised,
 )
 from reproduce.quantizers import DynamicQuantizer, FixedQuantizer
-from reproduce.training import Interrupted, Settings, has_bfloat16
+from reproduce.training import Interrupted, Settings
 
 
 @pytest.fixture(autouse=True)
@@ -453,8 +453,7 @@ def test_a_record_says_what_was_asked_what_came_out_and_on_what():
         ("loss", "accuracy", "lr", "eps_255", "thresholds"), 2
     )
     assert stored.wall_s > 0 and stored.device and "\n" not in stored.device
-    native = has_bfloat16(experiments.device())
-    assert stored.device.endswith(", no bfloat16") == (not native)
+    assert not stored.device.endswith("bfloat16"), "it did not ask for bfloat16"
     assert stored.versions["numpy"] == np.__version__
     assert {"python", "reproduce", "torch", "torchattacks"} <= stored.versions.keys()
     assert stored.error is None and record.metrics == stored.metrics
@@ -985,3 +984,13 @@ def test_threads_are_shared_among_processes_of_the_cores_that_are_allowed(monkey
     assert [experiments.default_threads(jobs) for jobs in (1, 2, 3, 8)] == [4, 2, 1, 1]
     monkeypatch.delattr(os, "sched_getaffinity")
     assert experiments.default_threads(2) == 32
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_record_says_where_float32_took_the_place_of_bfloat16(native, monkeypatch):
+    monkeypatch.setattr(experiments, "has_bfloat16", lambda device: native)
+    monkeypatch.setattr(training, "has_bfloat16", lambda device: native)
+    settings = {wanted: replace(tiny().training, autocast=wanted) for wanted in (True, False)}
+    names = {wanted: run(replace(tiny(), training=t)).device for wanted, t in settings.items()}
+    assert names[False] == experiments.device_name()
+    assert names[True] == names[False] + ("" if native else ", no bfloat16")

@@ -131,7 +131,7 @@ def test_published_levels_and_kinks_stand_beside_the_curves():
     assert (mark[0][0], kink[0][0]) == (8, 21)
 
 
-def test_a_network_of_dqa_looks_the_same_in_every_figure_and_like_no_other():
+def test_a_network_of_dqa_looks_the_same_in_every_line_plot_and_like_no_other():
     cells = [("relu", None), *((kind, b) for kind in ("fixed", "dynamic") for b in (1, 2, 3))]
     names = [figures.model_name(*cell) for cell in cells]
     percentages = {name: [90, 50] for name in names}

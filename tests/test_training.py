@@ -8,6 +8,7 @@ import sys
 import tempfile
 import textwrap
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -275,6 +276,48 @@ def test_autocast_is_bfloat16_where_that_is_native_and_keeps_its_weights_in_floa
     assert set(dtypes) == {torch.bfloat16 if autocast and native else torch.float32}
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert model[4].weight.is_contiguous(memory_format=torch.channels_last) == autocast
+
+
+@pytest.mark.parametrize(
+    "machine, avx512_bf16, onednn, native",
+    [
+        ("x86_64", True, True, True),
+        ("x86_64", False, True, False),  # AVX-512 alone: oneDNN takes bfloat16, and emulates it
+        ("AMD64", False, False, False),
+        ("aarch64", False, True, True),
+        ("aarch64", False, False, False),
+    ],
+)
+def test_a_processor_has_bfloat16_where_it_computes_in_it(
+    machine, avx512_bf16, onednn, native, monkeypatch
+):
+    monkeypatch.setattr(training.platform, "machine", lambda: machine)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: onednn)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    assert training.has_bfloat16(torch.device("cpu")) is native
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert training.has_bfloat16(torch.device("cpu")) is False
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_gpu_has_bfloat16_where_it_computes_in_it(native, monkeypatch):
+    def supported(including_emulation=True):
+        return including_emulation or native
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert training.has_bfloat16(torch.device("cuda")) is native
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+def test_a_run_is_not_resumed_in_another_precision(autocast, tmp_path, monkeypatch):
+    file, s = tmp_path / "checkpoint", plain(epochs=1, autocast=autocast)
+    monkeypatch.setattr(training, "has_bfloat16", lambda device: True)
+    train(linear(), *small_data(), s, 0, checkpoint=file, key="k")
+    monkeypatch.setattr(training, "has_bfloat16", lambda device: False)
+    expected = pytest.raises(storage.Damaged, match="precision") if autocast else nullcontext()
+    with expected:
+        train(linear(), *small_data(), s, 0, checkpoint=file, key="k")
 
 
 def test_thresholds_are_in_the_curves_and_stay_in_order():
