@@ -227,9 +227,10 @@ def as_printed() -> str:
     gaps = direct - target
     return (
         f"Already as printed, attacks made on VGG-16 leave {gaps.min():.0f} to {gaps.max():.0f} "
-        "points less than PGD on the network itself (Table 2, dynamic). Who sees the network could "
-        "use the same examples, so that PGD must have failed (if ε is the same, which the paper "
-        "does not say). And VGG-16, which has no quantisers, is printed with "
+        "points less than PGD on networks of the same bits (Table 2, dynamic). Who sees the "
+        "network could use the same examples, so that PGD must have failed, if ε is the same, "
+        "which the paper does not say, and the networks are: by their clean accuracy only those of "
+        "1 bit can be. And VGG-16, which has no quantisers, is printed with "
         f"{own.min():.0f} to {own.max():.0f} % under the attack made on it. Of a network that was "
         "trained on clean images and their labels PGD leaves next to nothing: so the attack was "
         "weak, or the substitutes were trained against it, which the paper does not say, or they "
