@@ -157,6 +157,8 @@ def _run_one(experiment: Experiment | Trial, stop: _Stop) -> str:
 
         def report(progress, images: int) -> None:
             nonlocal trained
+            if progress is not trained:  # the first step, of this network or of one that it needs
+                bar.reset()
             trained, bar.bar_format = progress, None
             bar.set_description(experiment.slug, refresh=False)
             if not bar.n:

@@ -7,7 +7,6 @@ and ZOO beside foolbox and ART with the same budget.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import time
 from collections.abc import Callable
@@ -191,31 +190,27 @@ def show(title: str, speeds: dict[str, float]) -> None:
         print(f"  {name:<38}{speed:>12,.1f}{speed / first:>11,.1f}x")
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m reproduce.benchmark", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=2.0, help="for each measurement")
-    parser.add_argument("--batch", type=int, default=128, help="images at a time")
-    parser.add_argument("--attack-steps", type=int, default=20, help="of PGD")
-    args = parser.parse_args(argv)
+def main(seconds: float = 2.0, batch: int = 128, steps: int = 20) -> None:
+    """Print a table for each stage.
+
+    Args: seconds: for each measurement. batch: images at a time. steps: of the attacks.
+    """
     device = experiments.device()
     dataset = data.load("patterns")
-    images = dataset.x_train[: STEPS * args.batch].to(device)
-    labels = dataset.y_train[: STEPS * args.batch].to(device)
-    print(
-        f"device: {experiments.device_name()}\ntorch {torch.__version__}, batches of {args.batch}"
-    )
-    show(f"Dithering to {BITS} bits", dithering(images[: args.batch], args.seconds))
-    speeds, share = training(images, labels, args.batch, args.seconds)
+    images = dataset.x_train[: STEPS * batch].to(device)
+    labels = dataset.y_train[: STEPS * batch].to(device)
+    print(f"device: {experiments.device_name()}\ntorch {torch.__version__}, batches of {batch}")
+    show(f"Dithering to {BITS} bits", dithering(images[:batch], seconds))
+    speeds, share = training(images, labels, batch, seconds)
     show("Training ResNet-20, dithering included", speeds)
     print(f"  share of dithering in a step of this package: {share:.1%}")
-    few = slice(max(1, args.batch // 4))
-    speeds = attacking(images[few], labels[few], args.attack_steps, args.seconds)
-    show(f"Evaluation under PGD-{args.attack_steps}", speeds)
-    cw, zoo = searching(images[few], args.attack_steps, args.seconds)
-    show(f"C&W, {args.attack_steps} steps", cw)
-    show(f"ZOO, {args.attack_steps} steps", zoo)
-    return 0
+    few = slice(max(1, batch // 4))
+    speeds = attacking(images[few], labels[few], steps, seconds)
+    show(f"Evaluation under PGD-{steps}", speeds)
+    cw, zoo = searching(images[few], steps, seconds)
+    show(f"C&W, {steps} steps", cw)
+    show(f"ZOO, {steps} steps", zoo)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

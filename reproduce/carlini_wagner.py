@@ -192,6 +192,7 @@ class CarliniWagner:
 
         Args:   images: (N, C, H, W) float32 in [0, 1]. labels: (N,) int64. check_stop: called
                 before each step; may raise to stop.
+        Returns: for each image the smallest perturbation that was found.
         Raises: TypeError: images are not float32. ValueError: a value outside [0, 1], no images or
                 not one label each, a FixedQuantizer whose maximum runs over the batch. What
                 check_stop raises. The model is then as it was.

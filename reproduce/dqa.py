@@ -155,7 +155,7 @@ def clusters(records: Sequence[Record]) -> str:
     """How far features keep to their classes (Fig. 3), for each network; each seed in its order."""
     rows: dict[str, list[Record]] = {}
     for r in sorted(records, key=lambda r: r.seed):
-        if "knn/clean" in r.arrays:  # older records have none
+        if "knn/clean" in r.arrays:
             rows.setdefault(name_of(r), []).append(r)
     if not rows:
         return "missing"

@@ -83,7 +83,10 @@ class HardenedTrial(DoubleTrial):
 
 
 def hardened(bits: int, dithered: bool, seed: int = 0, scale: str = "laptop") -> Hardened:
-    """Raises: ValueError: as grids.double_quantization."""
+    """A network that sees the filter's output in adversarial training, at one of its three scales.
+
+    Args:   as grids.double_quantization. Raises: ValueError: as there.
+    """
     plain = grids.double_quantization(bits, dithered, seed, scale)
     fields = {name: value for name, value in vars(plain).items() if name != "training"}
     fields["train_images"] = _TRAIN_IMAGES[scale]

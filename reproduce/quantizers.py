@@ -51,8 +51,8 @@ def linear_quantize(x: Tensor, bits: int, rounding: Rounding = "floor") -> Tenso
     Args:    x: (...) float in [0, 1]. bits: 1..8. rounding: "floor", as released,
              k = floor(255 x / 2^(8 - bits)); "nearest", our variant: the closest of the levels.
     Returns: same shape and dtype. The gradient is zero almost everywhere.
-    Raises:  TypeError: x is no floating point tensor. ValueError: bits outside 1..8, a value
-             outside [0, 1] or NaN, an unknown rounding.
+    Raises:  TypeError: x is no floating point tensor, bits no int. ValueError: bits outside 1..8, a
+             value outside [0, 1] or NaN, an unknown rounding.
     Source:  Double quantization, section III.
     """
     top = 2 ** _depth(bits, 8) - 1
@@ -82,7 +82,7 @@ def filter_radius(bits: int, rounding: Rounding = "floor") -> int:
 
     Args:    bits: 1..8. rounding: "floor" or "nearest".
     Returns: grey levels (1/255): 127, 21, 4, 1, 0 ... for "floor"; 127, 42, 18, 8, 4 ... "nearest".
-    Raises:  ValueError: bits outside 1..8, an unknown rounding.
+    Raises:  TypeError: bits is no int. ValueError: bits outside 1..8, an unknown rounding.
     Source:  derived here; Double quantization, section V, observes the effect.
     """
     top = 2 ** _depth(bits, 8) - 1

@@ -198,7 +198,7 @@ def load(experiment: str | None = None, scale: str | None = None) -> pd.DataFram
     Args:    experiment: a folder of results/, such as "dqa-mnist". scale: smoke, laptop or paper.
     Returns: columns experiment, scale, seed, key, condition, correct, total, accuracy, low, high
              (Wilson, 95 %; shares in [0, 1]), then the configuration's plain fields, those of
-             the training settings as "training.lr" and so on.
+             the training settings as "training.lr" and so on. bits is NaN for ReLU.
     Raises:  ValueError: a damaged record.
     """
     rows = []
@@ -224,7 +224,8 @@ def load(experiment: str | None = None, scale: str | None = None) -> pd.DataFram
                     **{n: v for n, v in plain.items() if n not in ("scale", "seed", "name")},
                 }
             )
-    return pd.DataFrame(rows, columns=None if rows else COLUMNS)
+    table = pd.DataFrame(rows, columns=None if rows else COLUMNS)
+    return table if "bits" in table else table.assign(bits=float("nan"))
 
 
 def _plain(settings: dict) -> dict:

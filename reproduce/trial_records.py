@@ -177,7 +177,7 @@ def doubtful(record: Record) -> bool:
 
     The table's own attack is not asked. A network that collapsed in training has nothing to attack.
     """
-    if collapsed({"clean": record.metrics["clean"]}):
+    if collapsed(record.metrics):
         return False
     sound = all(passed for name, (passed, _) in checks(record).items() if ", own" not in name)
     whole = sound and not left_out(record)
@@ -186,7 +186,7 @@ def doubtful(record: Record) -> bool:
 
 def blunt(record: Record) -> bool:
     """Whether the table's own attack fails a check and leaves something: it may be less then."""
-    if collapsed({"clean": record.metrics["clean"]}):
+    if collapsed(record.metrics):
         return False
     failed = any(not passed for name, (passed, _) in checks(record).items() if ", own" in name)
     return failed and record.metrics["table/pgd"]["correct"] > 0
@@ -194,7 +194,7 @@ def blunt(record: Record) -> bool:
 
 def conclude_blunt(trials: Sequence[Record]) -> str:
     """On how many networks the table's own attack fails a check of the trial; an item of a list."""
-    alive = [r for r in trials if not collapsed({"clean": r.metrics["clean"]})]
+    alive = [r for r in trials if not collapsed(r.metrics)]
     if not alive:
         return "- **Did the table's attack work?** No trial has been run."
     return (
@@ -327,7 +327,7 @@ def best_rules(networks: Mapping[str, tuple[Record, Record]]) -> str:
     """Which backward rule leaves least, and where another does than that of the main attack."""
     best, better = {}, 0
     for name, (record, _) in networks.items():
-        if "rule/zero" in record.metrics and not collapsed({"clean": record.metrics["clean"]}):
+        if "rule/zero" in record.metrics and not collapsed(record.metrics):
             left = {rule: percent(record, f"rule/{rule}") for rule in RULES}
             least = min(left.values())
             best[name] = " and ".join(RULES[rule] for rule, of in left.items() if of == least)
@@ -344,7 +344,7 @@ def repaired(networks: Mapping[str, tuple[Record, Record]]) -> str:
     found = {
         name: (percent(r, "rule/zero"), percent(r, "table/pgd"))
         for name, (r, _) in networks.items()
-        if "rule/zero" in r.metrics and not collapsed({"clean": r.metrics["clean"]})
+        if "rule/zero" in r.metrics and not collapsed(r.metrics)
     }
     worse = {n: pair for n, pair in found.items() if pair[1] > pair[0]}
     if not worse:
@@ -403,11 +403,7 @@ def checked(trials: Mapping[str, Record]) -> str:
 
     Args: trials: {network: record}; those whose training collapsed are left out.
     """
-    every = {
-        name: checks(r)
-        for name, r in trials.items()
-        if not collapsed({"clean": r.metrics["clean"]})
-    }
+    every = {name: checks(r) for name, r in trials.items() if not collapsed(r.metrics)}
     titled = {
         name: {check.replace(", own", ", the table's attack"): v for check, v in found.items()}
         for name, found in every.items()
@@ -441,7 +437,7 @@ def zero_gradients(trials: Mapping[str, Record]) -> str:
     """
     rows = []
     for name, record in trials.items():
-        if collapsed({"clean": record.metrics["clean"]}):
+        if collapsed(record.metrics):
             continue
         cells = []
         for attack in ("own", "main"):
@@ -483,7 +479,7 @@ def by_sight(networks: Mapping[str, Record], control: str, risk: str) -> str:
             100 * float(union(r, families)[: sizes(r)[0]].mean()) for families in (gradient, blind)
         ]
         for name, r in networks.items()
-        if not collapsed({"clean": r.metrics["clean"]})
+        if not collapsed(r.metrics)
     }
     relu = kept.pop(control, None)
     if not kept or relu is None:
@@ -562,7 +558,7 @@ def _beside(networks: Mapping[str, Record], control: Record) -> str:
 
     Args: networks: {name: record of its trial}, without the control.
     """
-    lost = [n for n, r in networks.items() if collapsed({"clean": r.metrics["clean"]})]
+    lost = [n for n, r in networks.items() if collapsed(r.metrics)]
     kept = {n: union(r, common=True) for n, r in networks.items() if n not in lost}
     relu = union(control, common=True)
     few, low = len(relu), wilson(int(relu.sum()), len(relu))[1]
@@ -609,7 +605,7 @@ def conclude(networks: Mapping[str, Record], control: str, risk: str, total: int
         )
     others = {name: r for name, r in networks.items() if name != control}
     relu = networks[control]
-    trained = [r for r in others.values() if not collapsed({"clean": r.metrics["clean"]})]
+    trained = [r for r in others.values() if not collapsed(r.metrics)]
     before = [percent(r, "table/pgd") for r in trained]
     span = f"{min(before):.1f}–{max(before):.1f} %" if before else "nothing"
     return (

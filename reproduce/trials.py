@@ -377,7 +377,7 @@ _BUDGETS = {
         "images": (500, 2_000), "samples": (20, 100), "walk": 20, "walkers": 500, "draws": 1_000,
         "noisy": 2_000, "limit_s": None,
     },
-    # ResNet-18 takes forty times the operations of LeNet.
+    # ResNet-18 takes over a thousand times the operations of LeNet.
     "paper, cifar10": {"images": (1_000, 2_000), "noisy": 500},
 }  # fmt: skip
 

@@ -107,6 +107,7 @@ class ZOO:
 
         Args:   seed: of the order of the coordinates. batch_size: of the forward passes. The rest
                 as in CarliniWagner.run.
+        Returns: for each image the smallest perturbation that was found.
         Raises: as CarliniWagner.run. ValueError: batch_size below 1.
         """
         if batch_size < 1:

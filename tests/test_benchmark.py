@@ -31,7 +31,7 @@ def test_a_rate_is_images_by_time_and_the_first_call_does_not_count(monkeypatch)
 
 
 def test_the_benchmark_names_its_device_and_measures_every_stage(capsys):
-    assert benchmark.main(["--seconds", "0", "--batch", "4", "--attack-steps", "1"]) == 0
+    benchmark.main(seconds=0, batch=4, steps=1)
     out = capsys.readouterr().out
     assert out.startswith(f"device: {experiments.device_name()}\n")
     speeds = re.findall(r"^  (\S.*?)\s+([\d,.]+)\s+([\d,.]+)x$", out, re.MULTILINE)

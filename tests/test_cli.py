@@ -374,6 +374,20 @@ def test_a_reader_that_has_seen_enough_is_no_error(folders):
 # --- Trials ---------------------------------------------------------------------------------------
 
 
+def test_the_bar_starts_anew_for_each_network_that_a_trial_needs(tiny_trials, monkeypatch):
+    bars = []
+
+    class Bar(cli.tqdm):
+        def close(self):
+            bars.append((self.n, self.total))
+            super().close()
+
+    monkeypatch.setattr(cli, "tqdm", Bar)
+    assert cli.main(["run", "--name", "dqa-digits-trial"]) == 0
+    trained = [r for r in results.records() if r.name == "dqa-digits"]
+    assert len(trained) == 3 and all(n == total for n, total in bars)
+
+
 def test_a_trial_follows_its_network(capsys, tiny_trials):
     assert trials.work(tiny_trials[0]) > trials.work(tiny_trials[1])
     assert cli.main(["run"]) == 0

@@ -349,6 +349,12 @@ def test_the_columns_are_those_promised_and_in_that_order():
     assert set(table.columns[10:]) == plain | {"training.epochs", "training.attack"}
 
 
+def test_the_table_has_a_column_of_bits_where_all_networks_use_relu():
+    relu = {n: v for n, v in record().experiment.items() if n != "bits"} | {"activation": "relu"}
+    results.save(record(experiment=relu))
+    assert results.load()["bits"].isna().all()
+
+
 def test_an_empty_table_has_its_columns_all_the_same():
     table = results.load()
     assert len(table) == 0 and tuple(table.columns[:10]) == COLUMNS

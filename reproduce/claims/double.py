@@ -281,6 +281,7 @@ def _detects(evidence: Evidence) -> Verdict:
 
 
 def claims() -> list[Claim]:
+    """The claims of Double quantization, in the ledger's order."""
     claims = []
 
     def add(key, place, text, said, decide):
@@ -292,7 +293,7 @@ def claims() -> list[Claim]:
         name = f"{bits}-bit {'dithered' if dithered else 'plain'}"
         add(
             f"{grids.kind_name(bits, dithered)}-same",
-            "Table II, section IV-B",
+            "Table II, IV-B",
             f"The {name} model has this accuracy under PGD at 8/255, exactly as on clean images.",
             f"{value:.2f} %",
             _same_under_attack(bits, dithered, value),

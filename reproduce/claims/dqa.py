@@ -351,6 +351,7 @@ def _best_defence(dataset: str, attack: str):
 
 
 def claims() -> list[Claim]:
+    """The claims of DQA, in the ledger's order."""
     claims = []
 
     def add(key, place, text, said, decide, **options):

@@ -121,6 +121,7 @@ def kinder(verdicts: Sequence[Verdict]) -> Verdict:
 
 
 def points(values: Sequence[float]) -> str:
+    """Percentage points with their signs, as a sentence lists them."""
     return ", ".join(f"{v:+.1f}" for v in values)
 
 
@@ -152,4 +153,5 @@ def near(ours: float, published: float) -> bool:
 
 
 def missing(what: str) -> Verdict:
+    """Undecided for want of runs. Args: what: is missing."""
     return UNDECIDED, f"not enough runs: {what}"

@@ -172,7 +172,7 @@ def _tried(e: Evidence, name: str, ending: str) -> dict[str, Record]:
         c: r
         for c in QUANTISED
         for r in e.records(f"{name}-trial", c + ending)[:1]
-        if e.records(name, c + ending) and not collapsed({"clean": r.metrics["clean"]})
+        if e.records(name, c + ending) and not collapsed(r.metrics)
     }
 
 
