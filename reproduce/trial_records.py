@@ -304,6 +304,46 @@ def numbers(networks: Mapping[str, tuple[Record, Record]]) -> str:
     return markdown_table([*header, "PGD", *titles], rows)
 
 
+def by_seed(networks: Mapping[str, Sequence[Record]], control: str) -> str:
+    """Every seed under the table's attacks and under all, and how many seeds of the quantised
+    networks end above the control's.
+
+    Args: networks: {name: records of its trials, in the order of the seeds}, the control among
+          them. control: the name of the ReLU network.
+    """
+    few, many = sizes(networks[control][0])
+    relu = {r.seed: r for r in networks[control]}
+    rows, alive = [], []
+    for name, records in networks.items():
+        seeds = []
+        for r in records:
+            shares = [f"{percent(r, n):.1f}" for n in ("clean", "table/fgsm", "table/pgd")]
+            shares[2] += "\u00a0†" if blunt(r) else ""
+            worst = [f"{left(r):.1f}", f"{left(r, *_on_all(r)):.1f}"]
+            cells = [*shares, *(marked(w, r) for w in worst)]
+            gone = collapsed(r.metrics)
+            seeds.append([f"*{c}*" if gone else c for c in cells])
+            alive += [r] * (name != control and not gone and r.seed in relu)
+        rows.append([name, *("<br>".join(cells) for cells in zip(*seeds, strict=True))])
+    header = ["network", "clean", "FGSM", "PGD", f"all<br>({few})", f"all<br>({many})"]
+
+    def span(of: Iterable[float]) -> str:
+        found = list(of)
+        return f"{min(found):.1f}–{max(found):.1f}"
+
+    own, control_own = (span(percent(r, "table/pgd") for r in of) for of in (alive, relu.values()))
+    fair = span(left_beside(r, relu[r.seed]) for r in alive)
+    above = sum(_above(r, relu[r.seed]) for r in alive)
+    return (
+        f"{markdown_table(header, rows)}\n\n"
+        f"The {len(alive)} trainings of quantised networks that did not collapse keep {own} % "
+        f"under the table's PGD (ReLU {control_own} %), but {span(map(left, alive))} % under all "
+        f"attacks (the first {few} images; {fair} % under those that ReLU met, too). ReLU keeps "
+        f"{span(map(left, relu.values()))} %. {above} of {len(alive)} end above ReLU of their "
+        "seed, Wilson's intervals apart."
+    )
+
+
 def interval(record: Record, families: tuple[str, ...] = ALL) -> str:
     """Percent that survive these attacks, over the images that all of these saw, and Wilson's."""
     standing = union(record, families, common=True)
@@ -553,6 +593,15 @@ def lead(records: Sequence[Record], others: Sequence[Record]) -> tuple[float, fl
     return paired(one, other)
 
 
+def _above(record: Record, control: Record) -> bool:
+    """Whether all attacks leave more than of the control, Wilson's intervals apart."""
+    low, high = (
+        wilson(int(standing.sum()), len(standing))
+        for standing in (union(r, common=True) for r in (record, control))
+    )
+    return low[0] > high[1]
+
+
 def _beside(networks: Mapping[str, Record], control: Record) -> str:
     """The quantised networks under all attacks, beside ReLU.
 
@@ -561,8 +610,8 @@ def _beside(networks: Mapping[str, Record], control: Record) -> str:
     lost = [n for n, r in networks.items() if collapsed(r.metrics)]
     kept = {n: union(r, common=True) for n, r in networks.items() if n not in lost}
     relu = union(control, common=True)
-    few, low = len(relu), wilson(int(relu.sum()), len(relu))[1]
-    above = sum(wilson(int(k.sum()), len(k))[0] > low for k in kept.values())
+    few = len(relu)
+    above = sum(_above(networks[n], control) for n in kept)
     text = f"ReLU keeps {100 * relu.mean():.1f} %"
     if kept:
         shares = [100 * k.mean() for k in kept.values()]

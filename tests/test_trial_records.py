@@ -367,6 +367,28 @@ def test_the_conclusion_waits_for_all_networks_and_counts_those_above_the_contro
     assert "ReLU keeps 30.0 %. 0 of 2 end above it, Wilson's intervals apart." in text
 
 
+def test_every_seed_stands_beside_relu_of_the_same_seed():
+    def seeded(seed, record):
+        record.seed = seed
+        return record
+
+    lost = seeded(2, attacked(dict.fromkeys(LEFT, 5)))
+    networks = {
+        "ReLU": [seeded(0, attacked()), seeded(1, attacked({"autoattack": 10}))],
+        "a": [seeded(s, attacked({"autoattack": 28, "autoattack/sigmoid": 5})) for s in (0, 1)]
+        + [lost],
+    }
+    text = trial_records.by_seed(networks, "ReLU")
+    found = rows(text)
+    assert found["ReLU"] == ["90.0<br>90.0", "50.0<br>50.0", "45.0<br>45.0", *2 * ["30.0<br>10.0"]]
+    assert found["a"][0] == "90.0<br>90.0<br>*5.0*" and found["a"][3] == "5.0<br>5.0<br>*5.0*"
+    assert "The 2 trainings of quantised networks that did not collapse keep 45.0–45.0 %" in text
+    assert "but 5.0–5.0 % under all attacks (the first 100 images; 28.0–28.0 %" in text
+    assert "ReLU keeps 10.0–30.0 %. 0 of 2 end above ReLU of their seed" in text
+    networks["a"][1] = seeded(1, attacked({"autoattack": 29}))
+    assert "1 of 2 end above" in trial_records.by_seed(networks, "ReLU")
+
+
 def knows(straight_through: int, sigmoid: int, worst: int) -> results.Record:
     named = {"rule/straight_through": straight_through, "rule/sigmoid-5": sigmoid}
     return attacked(named | {"square": worst})
