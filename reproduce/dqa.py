@@ -126,8 +126,8 @@ def conclude_gain(networks: Mapping[str, Record], dataset: str) -> str:
     )
     if max(gains) <= 0:
         text += (
-            " So the effect that was to be explained does not appear in these networks: what "
-            "stronger attacks do to them does not explain the published numbers."
+            " So the published gain does not appear in these networks, and what stronger attacks "
+            "do to them cannot explain it."
         )
     return text
 
@@ -147,7 +147,8 @@ def levels_used(records: Mapping[str, Record]) -> str:
         said.append(f"{name} {100 * counts.max() / counts.sum():.1f} %{more}")
     return (
         f"Share of the outputs that take the most frequent level: {'; '.join(said)}. Uneven levels "
-        "need not be a use of them: they can also be a layer that says little."
+        "need not mean that training makes use of them: a layer that nearly always puts out the "
+        "same value says little of its input."
     )
 
 

@@ -227,14 +227,15 @@ def as_printed() -> str:
     gaps = direct - target
     return (
         f"Already as printed, attacks made on VGG-16 leave {gaps.min():.0f} to {gaps.max():.0f} "
-        "points less than PGD on networks of the same bits (Table 2, dynamic). Who sees the "
-        "network could use the same examples, so that PGD must have failed, if ε is the same, "
-        "which the paper does not say, and the networks are: by their clean accuracy only those of "
-        "1 bit can be. And VGG-16, which has no quantisers, is printed with "
-        f"{own.min():.0f} to {own.max():.0f} % under the attack made on it. Of a network that was "
-        "trained on clean images and their labels PGD leaves next to nothing: so the attack was "
-        "weak, or the substitutes were trained against it, which the paper does not say, or they "
-        "took something over from the target, whose labels they learn."
+        "points less than PGD on networks of the same bits (Table 2, dynamic). An attacker who "
+        "sees the network could use the same examples. So PGD must have failed, provided that ε "
+        "and the networks are the same. The paper does not give ε, and by their clean accuracy "
+        "only the networks of 1 bit can be the same. And VGG-16, which has no quantisers, is "
+        f"printed with {own.min():.0f} to {own.max():.0f} % under the attack made on it. PGD is "
+        "known to leave almost nothing of a network that was trained on clean images and their "
+        "true labels {cite:p}`madry2018pgd`. So either the attack was weak, or the substitutes "
+        "were trained against it, which the paper does not say, or they took over some of the "
+        "target's robustness with its labels."
     )
 
 

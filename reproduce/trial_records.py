@@ -339,8 +339,8 @@ def by_seed(networks: Mapping[str, Sequence[Record]], control: str) -> str:
         f"The {len(alive)} trainings of quantised networks that did not collapse keep {own} % "
         f"under the table's PGD (ReLU {control_own} %), but {span(map(left, alive))} % under all "
         f"attacks (the first {few} images; {fair} % under those that ReLU met, too). ReLU keeps "
-        f"{span(map(left, relu.values()))} %. {above} of {len(alive)} end above ReLU of their "
-        "seed, Wilson's intervals apart."
+        f"{span(map(left, relu.values()))} %. {above} of {len(alive)} lie above ReLU of "
+        "their seed, Wilson's intervals apart."
     )
 
 
@@ -619,7 +619,7 @@ def _beside(networks: Mapping[str, Record], control: Record) -> str:
         text = (
             f"{min(shares):.1f}–{max(shares):.1f} % under all attacks (the first {few} images; "
             f"{min(fair):.1f}–{max(fair):.1f} % under those that ReLU met, too). {text}. "
-            f"{above} of {len(kept)} end above it, Wilson's intervals apart"
+            f"{above} of {len(kept)} lie above ReLU, Wilson's intervals apart"
         )
     return text + (f". Collapsed in training: {'; '.join(lost)}." if lost else ".")
 

@@ -364,7 +364,7 @@ def test_the_conclusion_waits_for_all_networks_and_counts_those_above_the_contro
     assert "2 quantised networks that did not collapse keep 45.0–45.0 % under" in text
     assert "(100 images; ReLU 45.0 %)" in text
     assert "but 3.0–31.0 % under all attacks (the first 100 images; 3.0–31.0 %" in text
-    assert "ReLU keeps 30.0 %. 0 of 2 end above it, Wilson's intervals apart." in text
+    assert "ReLU keeps 30.0 %. 0 of 2 lie above ReLU, Wilson's intervals apart." in text
 
 
 def test_every_seed_stands_beside_relu_of_the_same_seed():
@@ -384,9 +384,9 @@ def test_every_seed_stands_beside_relu_of_the_same_seed():
     assert found["a"][0] == "90.0<br>90.0<br>*5.0*" and found["a"][3] == "5.0<br>5.0<br>*5.0*"
     assert "The 2 trainings of quantised networks that did not collapse keep 45.0–45.0 %" in text
     assert "but 5.0–5.0 % under all attacks (the first 100 images; 28.0–28.0 %" in text
-    assert "ReLU keeps 10.0–30.0 %. 0 of 2 end above ReLU of their seed" in text
+    assert "ReLU keeps 10.0–30.0 %. 0 of 2 lie above ReLU of their seed" in text
     networks["a"][1] = seeded(1, attacked({"autoattack": 29}))
-    assert "1 of 2 end above" in trial_records.by_seed(networks, "ReLU")
+    assert "1 of 2 lie above" in trial_records.by_seed(networks, "ReLU")
 
 
 def knows(straight_through: int, sigmoid: int, worst: int) -> results.Record:
@@ -411,10 +411,10 @@ def test_the_lesson_of_informed_training_waits_for_all_and_names_the_best():
     networks["c"] = attacked(dict.fromkeys([*LEFT, "rule/straight_through"], 5))
     text = trial_records.conclude_informed(networks, attacked())
     assert "keep 12.0–55.0 % under all attacks (the first 100 images; 12.0–60.0 %" in text
-    assert "ReLU keeps 30.0 %. 1 of 2 end above it" in text
+    assert "ReLU keeps 30.0 %. 1 of 2 lie above ReLU" in text
     assert text.endswith("Collapsed in training: c.")
     networks["a"] = firm(60, 40)  # above 30 of 100, but not beyond doubt
-    assert "0 of 2 end above it" in trial_records.conclude_informed(networks, attacked())
+    assert "0 of 2 lie above ReLU" in trial_records.conclude_informed(networks, attacked())
 
 
 def firm(shared: int, worst: int) -> results.Record:

@@ -159,9 +159,9 @@ def in_short(evidence: Sequence[Evidence]) -> list[str]:
     lines.append(
         "**Double quantization:** noise that is added after dithering is removed exactly, by "
         f"arithmetic, up to a radius that follows from the bits alone ({same} of {len(trials)} "
-        "networks of 1 and 2 bits judge every image as before). Noise that is added before "
-        f"dithering, where an attacker usually stands, leaves {min(before):.0f}–"
-        f"{max(before):.0f} %."
+        "networks of 1 and 2 bits judge every image as before). Noise that is added earlier, to "
+        "the image that is then dithered or quantised, leaves "
+        f"{min(before):.0f}–{max(before):.0f} % (the first {len(worst_before(trials[0]))} images)."
     )
     return lines
 
@@ -217,27 +217,35 @@ def _answer(
         return f"{_span(of[1:])} (ReLU {of[0]:.0f} %)"
 
     none = (
-        " Already under that PGD none of them beats ReLU, so the published gain is neither "
-        "reproduced nor explained."
+        " Already under that PGD none of them beats ReLU"
+        f"{', in one seed each' if seeds == [1] else ''}: so far there is no gain to explain."
     )
+    above = sum(pgd > clean for pgd, clean in zip(ours["pgd"][1:], ours["clean"][1:], strict=True))
     points = [
         f"Without an attack: {each(ours['clean'])}; published {_span(clean)}.",
         *_other_scales([other for other in evidence if other is not e], name, ending),
-        "After Square alone, which sees only outputs and knows of no quantiser: "
-        f"{each(square)}. After those of all attacks that ReLU met, too: {each([left[0], *fair])}.",
+        "Square alone, which sees only outputs and knows nothing of quantisers, leaves "
+        f"{each(square)}; the attacks that were run on ReLU, too, leave {each([left[0], *fair])}.",
         *_other_readings(evidence, dataset, ending),
         f"The trial's attacks are on the first {few} test images and one training each, each image "
-        "judged alone; under PGD and without an attack, it is all images of the table, and "
-        f"{'one seed' if seeds == [1] else runs}. Where no scale is named, it is *{e.scale}*.",
+        "judged alone; the numbers under PGD and without an attack are over all images of the "
+        f"table, {'one seed' if seeds == [1] else runs}. Where no scale "
+        f"is named, it is *{e.scale}*.",
     ]
     said_first = (
-        f"**DQA on {TITLES[dataset]}:** published are {_span(under)} under PGD, and "
+        f"**DQA on {TITLES[dataset]}:** the paper prints {_span(under)} under PGD, and "
         f"{said['relu', 'pgd']:.0f} % for ReLU. Our quantised networks{some} "
-        f"keep {each(ours['pgd'])} under the same PGD, and **{_span(left[1:])}** (**ReLU "
-        f"{left[0]:.0f} %**) after all attacks together."
+        f"keep {each(ours['pgd'])} under PGD as we reconstruct it{_more(above)}, and "
+        f"**{_span(left[1:])}** (**ReLU {left[0]:.0f} %**) after all attacks together."
         f"{none if max(ours['pgd'][1:]) <= ours['pgd'][0] else ''}"
     )
     return "\n  - ".join([said_first, *points])
+
+
+def _more(networks: int) -> str:
+    """Of how many networks PGD leaves more than no attack does."""
+    which = "one of them" if networks == 1 else f"{networks} of them"
+    return f" (for {which} more than without an attack, so that it failed)" if networks else ""
 
 
 def _span(shares: Iterable[float]) -> str:
@@ -256,8 +264,10 @@ def _other_readings(evidence: Sequence[Evidence], dataset: str, ending: str) -> 
         if tried:
             control = f" (ReLU {trial_records.left(relu[0]):.0f} %)" if relu else ""
             span = _span(map(trial_records.left, tried.values()))
+            few = f" ({len(tried)} of {len(QUANTISED)} tried and not collapsed)"
             said.append(
-                f"Trained {how}, at {e.scale} scale: {span}{control} after all attacks together."
+                f"Trained {how}, at {e.scale} scale: {span}{control} after all attacks together"
+                f"{few if len(tried) < len(QUANTISED) else ''}."
             )
     return said
 
@@ -272,11 +282,13 @@ def _other_scales(others: Sequence[Evidence], name: str, ending: str) -> list[st
         kept = [mean(each) for each in keep.values() if each]
         if not relu or not kept:
             continue
+        clean = [mean(e.accuracy(name, c + ending, "clean", trained=True)) for c in keep if keep[c]]
+        above = sum(pgd > without for pgd, without in zip(kept, clean, strict=True))
         lost = len(cells) - len(kept)
         text = (
             f"Trained at {e.scale} scale ({len(cells)} of {len(QUANTISED)} quantised networks"
             f"{f', of which {lost} collapsed' if lost else ''}): {_span(kept)} (ReLU "
-            f"{mean(relu):.0f} %) under the same PGD"
+            f"{mean(relu):.0f} %) under the same PGD{_more(above)}"
         )
         tried = _tried(e, name, ending)
         control = e.records(f"{name}-trial", "relu" + ending)[:1]

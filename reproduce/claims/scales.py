@@ -74,7 +74,7 @@ def compare_scales(shorter: Evidence, longer: Evidence, dataset: str, ending: st
         f"{below} below every one{f', {lost} collapsed' if lost else ''}. Over ReLU they gain "
         f"{_signed([end[c] - end['relu'] for c in both])} points; printed are "
         f"{_signed([said[c, 'pgd'] - said['relu', 'pgd'] for c in both])} for the same ones.\n"
-        "- **Under all attacks that both met**, in points over ReLU: "
+        "- **Under all attacks that both met**, difference from ReLU in points: "
         f"{'; '.join(leads) if leads else 'not tried yet'}."
     )
 
