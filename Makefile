@@ -17,6 +17,8 @@ book: env
 	@echo "The book: $(CURDIR)/_build/html/index.html"
 
 test: env
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check reproduce tests
 	$(BIN)/pytest
 	$(BIN)/pytest --nbval book/
 	$(BIN)/pytest --nbval-lax notebooks/ --ignore-glob='*/run_*'
