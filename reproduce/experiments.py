@@ -117,10 +117,10 @@ def load(experiment: Experiment | Trial) -> Record | None:
     return results.read(file) if file.exists() else None
 
 
-def weights_file(experiment: Experiment) -> Path:
-    """Where an experiment's weights stand: in results/weights if kept there, else in the cache."""
-    kept = results.root() / "weights" / f"{experiment.key}.safetensors"
-    return kept if kept.exists() else storage.cache() / "weights" / kept.name
+def weights_files(experiment: Experiment) -> tuple[Path, Path]:
+    """Where an experiment's weights may stand: kept with the results, or in the cache."""
+    name = f"{experiment.key}.safetensors"
+    return results.root() / "weights" / name, storage.cache() / "weights" / name
 
 
 def trained(experiment: Experiment) -> nn.Module:
@@ -132,21 +132,23 @@ def trained(experiment: Experiment) -> nn.Module:
     record = load(experiment)
     if record is None:
         raise FileNotFoundError(f"no record of {experiment.slug}; run it first")
-    file = weights_file(experiment)
-    if not file.exists():
+    kept, cached = weights_files(experiment)
+    files = [file for file in (kept, cached) if file.exists()]
+    if not files:
         raise NoWeights(
-            f"no weights of {experiment.name} {experiment.slug}: put them at {file}, "
-            "or move its record away and run again"
+            f"no weights of {experiment.name} {experiment.slug}: put them at {cached}, "
+            "or move its record away, with those of its trials, and run again"
         )
-    tensors, _ = storage.load_tensors(file)
-    if storage.tensors_sha256(tensors) != record.weights_sha256:
-        raise ValueError(
-            f"{file} is not what the record names; "
-            "restore it, or move the record away and run again"
-        )
-    model = experiment.model()
-    model.load_state_dict(tensors)
-    return model.eval()
+    for file in files:
+        tensors, _ = storage.load_tensors(file)
+        if storage.tensors_sha256(tensors) == record.weights_sha256:
+            model = experiment.model()
+            model.load_state_dict(tensors)
+            return model.eval()
+    raise ValueError(
+        f"{' and '.join(map(str, files))}: not what the record names; restore the weights, or "
+        "move the record away, with those of its trials, and run again"
+    )
 
 
 def run(
@@ -180,7 +182,7 @@ def run(
         if (record := load(experiment)) is None:
             raise
         # The network trained here is not the one that the record names.
-        (storage.cache() / "weights" / f"{experiment.key}.safetensors").unlink(missing_ok=True)
+        weights_files(experiment)[1].unlink(missing_ok=True)
         return record
     except filelock.Timeout:
         raise Busy(experiment) from None
@@ -277,7 +279,7 @@ def _train_and_test(
         record.arrays |= experiment.arrays(model, dataset)
     record.wall_s = progress.seconds + seconds
     weights = {name: t.cpu() for name, t in model.state_dict().items()}
-    target = storage.cache() / "weights" / f"{experiment.key}.safetensors"
+    target = weights_files(experiment)[1]
     record.weights_sha256 = storage.save_tensors(target, weights, {"slug": experiment.slug})
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from reproduce import data, experiments, grids, results, storage, training
+from reproduce import data, experiments, grids, results, storage, training, units
 from reproduce.attacks import FGSM, PGD
 from reproduce.dither import bayer, floyd_steinberg, jarvis_judice_ninke
 from reproduce.evaluation import correct
@@ -31,6 +31,7 @@ from reproduce.grids import (
 )
 from reproduce.quantizers import DynamicQuantizer, FixedQuantizer
 from reproduce.training import Interrupted, Settings
+from reproduce.trials import Trial
 
 
 @pytest.fixture(autouse=True)
@@ -621,7 +622,7 @@ def test_a_finished_run_leaves_weights_and_no_checkpoint(folders):
     record = run(tiny())
     weights = folders / "cache" / "weights" / f"{tiny().key}.safetensors"
     assert storage.tensors_sha256(storage.load_tensors(weights)[0]) == record.weights_sha256
-    assert experiments.weights_file(tiny()) == weights
+    assert experiments.weights_files(tiny())[1] == weights
     assert list((folders / "cache" / "checkpoints").iterdir()) == []
 
 
@@ -872,17 +873,38 @@ def test_weights_kept_with_the_results_are_preferred(folders):
     record = run(tiny())
     kept = folders / "results" / "weights" / f"{record.key}.safetensors"
     kept.parent.mkdir()
-    cached = experiments.weights_file(tiny())
+    cached = experiments.weights_files(tiny())[1]
     kept.write_bytes(cached.read_bytes())
     cached.unlink()
-    assert experiments.weights_file(tiny()) == kept
+    assert experiments.weights_files(tiny())[0] == kept
     weights = trained(tiny()).state_dict()
     assert storage.tensors_sha256(weights) == record.weights_sha256
 
 
+def test_kept_weights_of_an_earlier_training_do_not_hide_those_that_the_record_names(folders):
+    record = run(tiny())
+    kept, cached = experiments.weights_files(tiny())
+    kept.parent.mkdir()
+    earlier = {n: t + 1 for n, t in tiny().model().state_dict().items()}
+    storage.save_tensors(kept, earlier, {})
+    assert storage.tensors_sha256(trained(tiny()).state_dict()) == record.weights_sha256
+    storage.save_tensors(cached, earlier, {})
+    with pytest.raises(ValueError, match=f"{kept} and {cached}: not what the record names"):
+        trained(tiny())
+
+
+def test_every_committed_trial_is_of_the_network_whose_record_stands_beside_it(monkeypatch):
+    monkeypatch.delenv("REPRODUCE_RESULTS")
+    tried = [u for u in units.grid() if isinstance(u, Trial) and experiments.load(u) is not None]
+    assert tried
+    for unit in tried:
+        of, network = experiments.load(unit), experiments.load(unit.base)
+        assert of.weights_sha256 == network.weights_sha256, unit.slug
+
+
 def test_other_weights_than_the_record_names_are_refused():
     run(tiny())
-    file = experiments.weights_file(tiny())
+    file = experiments.weights_files(tiny())[1]
     other = {n: t + 1 for n, t in tiny().model().state_dict().items()}
     storage.save_tensors(file, other, {})
     with pytest.raises(ValueError, match=f"{file}.*not what the record names") as caught:
@@ -897,7 +919,7 @@ def test_weights_without_a_record_and_a_record_without_weights_are_told():
     with pytest.raises(FileNotFoundError, match="run it first"):
         trained(tiny())
     run(tiny())
-    experiments.weights_file(tiny()).unlink()
+    experiments.weights_files(tiny())[1].unlink()
     with pytest.raises(FileNotFoundError, match=tiny().key):
         trained(tiny())
 

@@ -516,7 +516,7 @@ def test_a_base_that_fails_is_its_own_failure_and_not_the_trial_s(monkeypatch):
 
 
 def test_without_the_weights_of_its_base_a_trial_says_so_and_is_no_failure(based):
-    file = experiments.weights_file(based.base)
+    file = experiments.weights_files(based.base)[1]
     file.unlink()
     with pytest.raises(NoWeights, match=f"dqa-digits {based.slug}: put them at {file}") as caught:
         run(based)
@@ -524,7 +524,7 @@ def test_without_the_weights_of_its_base_a_trial_says_so_and_is_no_failure(based
 
 
 def test_with_other_weights_of_its_base_a_trial_is_refused_and_is_no_failure(based):
-    file = experiments.weights_file(based.base)
+    file = experiments.weights_files(based.base)[1]
     storage.save_tensors(file, {n: t + 1 for n, t in tiny().model().state_dict().items()}, {})
     with pytest.raises(ValueError, match="not what the record names"):
         run(based)
