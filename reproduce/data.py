@@ -63,11 +63,6 @@ class Dataset:
     name: str
     sha256: str
 
-    @property
-    def num_classes(self) -> int:
-        """How many classes the training labels count, from 0 up."""
-        return int(self.y_train.max()) + 1
-
 
 def root() -> Path:
     """Return the folder of the downloaded data: $REPRODUCE_DATA, else ~/.cache/reproduce."""

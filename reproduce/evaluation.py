@@ -118,10 +118,13 @@ def paired(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
     return 100 * float(gained.mean()), 100 * z * float(gained.std()) / len(gained) ** 0.5
 
 
-def collapsed(metrics: dict[str, dict[str, int]], classes: int = 10) -> bool:
+TWICE_CHANCE = 2 / 10  # of ten classes
+
+
+def collapsed(metrics: dict[str, dict[str, int]]) -> bool:
     """Whether training collapsed: clean accuracy (Wilson, 95 %) below twice that of chance."""
     clean = metrics["clean"]
-    return wilson(clean["correct"], clean["total"])[1] < 2 / classes
+    return wilson(clean["correct"], clean["total"])[1] < TWICE_CHANCE
 
 
 def warning_signs(metrics: dict[str, dict[str, int]]) -> list[str]:

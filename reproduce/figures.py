@@ -10,10 +10,12 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
+from reproduce.evaluation import TWICE_CHANCE
 from reproduce.quantizers import DynamicQuantizer, FixedQuantizer
 from reproduce.results import Record
 
@@ -131,11 +133,10 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> s
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def side_by_side(table: pd.DataFrame, chance: float = 10) -> str:
+def side_by_side(table: pd.DataFrame) -> str:
     """`summary` as a Markdown table: published and each of our seeds, for each attack.
 
-    A seed that collapsed in training is in italics: clean accuracy, by the upper end of its
-    interval, below twice `chance` (percent), as `evaluation.collapsed` has it.
+    A seed that collapsed in training, as `evaluation.collapsed` has it, is in italics.
     """
     header = ["activation"]
     for name in ATTACKS.values():
@@ -145,7 +146,7 @@ def side_by_side(table: pd.DataFrame, chance: float = 10) -> str:
     for activation, bits in models.itertuples(index=False):
         same_bits = table["bits"].isna() if pd.isna(bits) else table["bits"] == bits
         cells = table[same_bits & (table["activation"] == activation)].set_index("attack")
-        collapsed = [high < 2 * chance for high in cells.loc["clean", "high"]]
+        collapsed = [high < 100 * TWICE_CHANCE for high in cells.loc["clean", "high"]]
         row = [model_name(activation, None if pd.isna(bits) else int(bits))]
         for attack in ATTACKS:
             seeds = zip(cells.loc[attack, "each"], collapsed, strict=True)
@@ -186,10 +187,18 @@ def published_and_measured(table: pd.DataFrame) -> Figure:
         ax.set(title=title, xlabel="accuracy (%)", yticks=y, yticklabels=names)
         ax.margins(x=0.1)
     axes[0].invert_yaxis()
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=2, frameon=False)
-    figure.tight_layout(rect=(0, 0.07, 1, 1))
+    legend_below(figure, axes[0].get_legend_handles_labels()[0])
     return close(figure)
+
+
+def legend_below(
+    figure: Figure, handles: Sequence[Artist], columns: int = 4, title: str | None = None
+) -> None:
+    """One legend for all axes of a figure, below them. Args: columns: at most."""
+    columns = min(columns, len(handles))
+    rows = -(-len(handles) // columns)
+    figure.legend(handles=handles, title=title, loc="lower center", ncols=columns, frameon=False)
+    figure.tight_layout(rect=(0, 0.07 * rows + 0.02, 1, 1))
 
 
 def image_grid(rows: dict[str, np.ndarray], captions: dict[str, Sequence[object]]) -> Figure:
@@ -232,10 +241,7 @@ def training_curves(records: dict[str, Record]) -> Figure:
     left.set(ylabel="training loss (cross-entropy)")
     right.set(ylabel="accuracy on what it trained on", ylim=(0, 1))
     right.yaxis.set_major_formatter(PercentFormatter(1))
-    handles, names = right.get_legend_handles_labels()
-    lines = -(-len(names) // 4)
-    figure.legend(handles, names, loc="lower center", ncols=-(-len(names) // lines), frameon=False)
-    figure.tight_layout(rect=(0, 0.08 * lines, 1, 1))
+    legend_below(figure, right.get_legend_handles_labels()[0])
     return close(figure)
 
 
@@ -261,8 +267,7 @@ def learnt_thresholds(records: Sequence[Record]) -> Figure:
     handles = [plt.Line2D([], [], color="0.6", ls="--", label="start")] + [
         plt.Line2D([], [], color=f"C{s}", marker="o", ms=4, ls="", label=f"seed {s}") for s in seeds
     ]
-    figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False)
-    figure.tight_layout(rect=(0, 0.08, 1, 1))
+    legend_below(figure, handles)
     return close(figure)
 
 
@@ -294,10 +299,7 @@ def feature_maps(records: dict[str, Record]) -> Figure:
     colours = plt.get_cmap("tab10").colors
     classes = range(len(colours))
     handles = [plt.Line2D([], [], color=colours[c], marker="o", ls="", label=c) for c in classes]
-    figure.legend(
-        handles=handles, title="class", loc="lower center", ncols=len(colours), frameon=False
-    )
-    figure.tight_layout(rect=(0, 0.06, 1, 1))
+    legend_below(figure, handles, columns=len(colours), title="class")
     return close(figure)
 
 
@@ -383,8 +385,7 @@ def certified_frontier(panels: dict[str, pd.DataFrame], eps_255: float) -> Figur
         ax.set(title=title, xlabel="certified ε (grey levels)", xlim=(-0.3, 180), xticks=ticks)
         ax.set_xticklabels(ticks)
     axes[0][0].set_ylabel("clean accuracy (%)")
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="lower center", ncols=2)
-    figure.tight_layout(rect=(0, 0.14, 1, 1))
+    legend_below(figure, axes[0][0].get_legend_handles_labels()[0], columns=2)
     return close(figure)
 
 

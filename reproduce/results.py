@@ -179,17 +179,13 @@ def _read_arrays(file: Path, sha256: str | None) -> dict[str, np.ndarray]:
 
 def records(experiment: str | None = None, scale: str | None = None) -> list[Record]:
     """All finished records, in the order of their paths; failed runs are in `failures`."""
-    return [r for r in _all(experiment, scale) if r.error is None]
+    stored = map(read, sorted(root().glob(f"{experiment or '*'}/*.json")))
+    return [r for r in stored if r.error is None and scale in (None, r.scale)]
 
 
-def failures(experiment: str | None = None, scale: str | None = None) -> list[Record]:
-    """All runs that failed and were kept."""
-    return [r for r in _all(experiment, scale) if r.error is not None]
-
-
-def _all(experiment: str | None, scale: str | None) -> list[Record]:
-    files = sorted((root()).glob(f"{experiment or '*'}/*.json"))
-    return [r for r in map(read, files) if scale is None or r.scale == scale]
+def failures() -> list[Record]:
+    """All runs that failed and were kept, in the order of their paths."""
+    return [r for r in map(read, sorted(root().glob("*/*.json"))) if r.error is not None]
 
 
 def load(experiment: str | None = None, scale: str | None = None) -> pd.DataFrame:

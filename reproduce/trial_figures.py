@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from reproduce.figures import close, look
+from reproduce.figures import close, legend_below, look
 
 
 def ladder(panels: Mapping[str, Mapping[str, Sequence[float]]], rungs: Sequence[str]) -> Figure:
@@ -28,16 +27,8 @@ def ladder(panels: Mapping[str, Mapping[str, Sequence[float]]], rungs: Sequence[
         ax.set_xticklabels(rungs, fontsize="small")
         ax.set_xlabel("what the attacker does, from nothing to everything", fontsize="small")
     axes[0][0].set_ylabel("accuracy (%)")
-    _legend_below(figure, axes[0][0])
+    legend_below(figure, axes[0][0].get_legend_handles_labels()[0])
     return close(figure)
-
-
-def _legend_below(figure: Figure, ax: Axes) -> None:
-    handles, labels = ax.get_legend_handles_labels()
-    columns = min(4, len(labels))
-    rows = -(-len(labels) // columns)
-    figure.legend(handles, labels, loc="lower center", ncols=columns, frameon=False)
-    figure.tight_layout(rect=(0, 0.07 * rows + 0.02, 1, 1))
 
 
 def against_eps(
@@ -68,7 +59,7 @@ def against_eps(
             label, (radius, 0.58), xytext=(2, 0), va="center", rotation=90, size="x-small", **spot
         )
     ax.set(xlabel=f"ε ({unit})", ylabel="accuracy (%)", ylim=(-3, 103))
-    _legend_below(figure, ax)
+    legend_below(figure, ax.get_legend_handles_labels()[0])
     return close(figure)
 
 
@@ -83,7 +74,7 @@ def losses(panels: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
             ax.plot(curve, color=f"C{number}", label=name)
         ax.set(title=title, xlabel="steps", ylim=(0, None))
     axes[0][0].set_ylabel("cross-entropy")
-    _legend_below(figure, axes[0][0])
+    legend_below(figure, axes[0][0].get_legend_handles_labels()[0])
     return close(figure)
 
 
@@ -106,8 +97,7 @@ def broken_within(
         ax.set(title=title, xlabel="$\\ell_2$ norm", xscale="log", ylim=(-0.03, 1.03))
         ax.yaxis.set_major_formatter(PercentFormatter(1))
     axes[0][0].set_ylabel("images broken")
-    figure.tight_layout()
-    _legend_below(figure, axes[0][-1])
+    legend_below(figure, axes[0][-1].get_legend_handles_labels()[0])
     return close(figure)
 
 
@@ -125,5 +115,5 @@ def success_by_width(widths: Sequence[str], networks: Mapping[str, Sequence[tupl
     ax.set(xlabel="width h of the finite difference ([0, 1] units)", ylabel="images broken (%)",
            ylim=(-3, 103))  # fmt: skip
     ax.set_xticks(range(len(widths)), widths)
-    _legend_below(figure, ax)
+    legend_below(figure, ax.get_legend_handles_labels()[0])
     return close(figure)

@@ -331,6 +331,8 @@ def by_seed(networks: Mapping[str, Sequence[Record]], control: str) -> str:
         found = list(of)
         return f"{min(found):.1f}–{max(found):.1f}"
 
+    if not alive:
+        return markdown_table(header, rows)
     own, control_own = (span(percent(r, "table/pgd") for r in of) for of in (alive, relu.values()))
     fair = span(left_beside(r, relu[r.seed]) for r in alive)
     above = sum(_above(r, relu[r.seed]) for r in alive)

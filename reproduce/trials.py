@@ -252,7 +252,7 @@ def _rules(quantized: bool) -> dict[str, dict]:
 
 
 def dqa_trial(base: DQA) -> DQATrial:
-    """The trial of one network of DQA, at its scale: the ladder of the issue, and the union."""
+    """The trial of one network of DQA, at its scale: attacks that know more and more."""
     table = base.attacks["pgd"]
     budget = _BUDGETS[base.scale] | _BUDGETS.get(f"{base.scale}, {base.dataset}", {})
     eps, few, many = table.eps_255, *budget["images"]

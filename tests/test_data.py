@@ -112,7 +112,6 @@ def test_every_set_keeps_the_common_form_and_names_its_own_bytes(name):
     assert dataset.y_test.shape == (n_test,)
     assert dataset.x_train.dtype == dataset.x_test.dtype == torch.uint8
     assert dataset.y_train.dtype == dataset.y_test.dtype == torch.int64
-    assert dataset.num_classes == 10
     assert set(dataset.y_train.tolist()) == set(dataset.y_test.tolist()) == set(range(10))
     assert dataset.name == name
     assert dataset.sha256 == sha256_of(dataset)

@@ -387,6 +387,8 @@ def test_every_seed_stands_beside_relu_of_the_same_seed():
     assert "ReLU keeps 10.0–30.0 %. 0 of 2 lie above ReLU of their seed" in text
     networks["a"][1] = seeded(1, attacked({"autoattack": 29}))
     assert "1 of 2 lie above" in trial_records.by_seed(networks, "ReLU")
+    networks["a"] = [lost]
+    assert trial_records.by_seed(networks, "ReLU").endswith("|"), "nothing to compare"
 
 
 def knows(straight_through: int, sigmoid: int, worst: int) -> results.Record:
