@@ -8,7 +8,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -115,6 +115,12 @@ def load(experiment: Experiment | Trial) -> Record | None:
     """The stored Record of an experiment, or None. Raises ValueError where it is damaged."""
     file = results.path(experiment.name, experiment.slug, experiment.key)
     return results.read(file) if file.exists() else None
+
+
+def stored(units: Mapping[Hashable, Experiment | Trial]) -> dict[Hashable, Record]:
+    """The stored Records of named units, without those that have none."""
+    found = {name: load(unit) for name, unit in units.items()}
+    return {name: record for name, record in found.items() if record is not None}
 
 
 def weights_files(experiment: Experiment) -> tuple[Path, Path]:

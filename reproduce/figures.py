@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
-from reproduce.evaluation import TWICE_CHANCE
+from reproduce.evaluation import TWICE_CHANCE, wilson
 from reproduce.quantizers import DynamicQuantizer, FixedQuantizer
 from reproduce.results import Record
 
@@ -133,6 +133,16 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> s
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
+def conditions(record: Record) -> str:
+    """How many images a run judged correctly under each condition, with Wilson's 95 % interval."""
+    rows = []
+    for name, counts in record.metrics.items():
+        low, high = wilson(counts["correct"], counts["total"])
+        share = f"{100 * counts['correct'] / counts['total']:.1f}"
+        rows.append([name, share, f"{100 * low:.1f}–{100 * high:.1f}", counts["total"]])
+    return markdown_table(["condition", "correct (%)", "95 % interval", "images"], rows)
+
+
 def side_by_side(table: pd.DataFrame) -> str:
     """`summary` as a Markdown table: published and each of our seeds, for each attack.
 
@@ -222,6 +232,17 @@ def image_grid(rows: dict[str, np.ndarray], captions: dict[str, Sequence[object]
         line[0].set_ylabel(title, rotation=0, ha="right", va="center")
     figure.tight_layout(pad=0.3)
     return close(figure)
+
+
+def attacked(records: Mapping[str, Record]) -> Figure:
+    """The first test images with their labels, then under PGD against each of the named networks
+    with what it reads."""
+    first = next(iter(records.values()))
+    images, reads = {"clean": first.arrays["image/clean"]}, {"clean": first.arrays["labels"]}
+    for name, record in records.items():
+        images[f"against\n{name}"] = record.arrays["image/pgd"]
+        reads[f"against\n{name}"] = record.arrays["prediction/pgd"]
+    return image_grid(images, reads)
 
 
 def training_curves(records: dict[str, Record]) -> Figure:

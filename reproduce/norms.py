@@ -52,9 +52,6 @@ class NormTrial(Trial):
     def name(self) -> str:
         return f"{self.base.name}-norms"
 
-    def twin(self) -> None:
-        return None
-
     def _hits(self, condition, model, twin, dataset, check_stop):
         """(N,) float32: the norms; correct is where they are inf."""
         model = DQATrial.deployed(model)

@@ -46,15 +46,8 @@ class Substitute(Trial):
         return f"{self.base.cell}-{self.network}"
 
     @property
-    def slug(self) -> str:
-        return f"{self.scale}-{self.cell}-seed{self.seed}"
-
-    @property
     def train_images(self) -> int | None:
         return self.base.train_images
-
-    def twin(self) -> None:
-        return None
 
     def model(self) -> nn.Module:
         """The untrained substitute, initialised from the seed."""

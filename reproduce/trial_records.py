@@ -323,7 +323,8 @@ def by_seed(networks: Mapping[str, Sequence[Record]], control: str) -> str:
             cells = [*shares, *(marked(w, r) for w in worst)]
             gone = collapsed(r.metrics)
             seeds.append([f"*{c}*" if gone else c for c in cells])
-            alive += [r] * (name != control and not gone and r.seed in relu)
+            if name != control and not gone and r.seed in relu:
+                alive.append(r)
         rows.append([name, *("<br>".join(cells) for cells in zip(*seeds, strict=True))])
     header = ["network", "clean", "FGSM", "PGD", f"all<br>({few})", f"all<br>({many})"]
 

@@ -82,7 +82,7 @@ class Trial:
 
     @property
     def slug(self) -> str:
-        return self.base.slug
+        return f"{self.scale}-{self.cell}-seed{self.seed}"
 
     @property
     def key(self) -> str:
@@ -94,7 +94,7 @@ class Trial:
 
     def twin(self) -> Experiment | None:
         """The experiment whose network serves as the source of transferred attacks, if any."""
-        raise NotImplementedError
+        return None
 
     def evaluations(
         self,

@@ -24,6 +24,14 @@ def on_the_cpu(monkeypatch):
     monkeypatch.setattr(experiments, "device", lambda: torch.device("cpu"))
 
 
+@pytest.fixture
+def folders(monkeypatch, tmp_path):
+    """Results and a cache of the test's own; returns the folder that holds both."""
+    monkeypatch.setenv("REPRODUCE_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("REPRODUCE_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def lenet_on_digits():
     """A LeNet trained for seconds on the digits, in eval mode, and the digits."""

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import filelock
 import numpy as np
@@ -27,11 +26,8 @@ from reproduce.training import Interrupted
 
 
 @pytest.fixture(autouse=True)
-def folders(monkeypatch, tmp_path) -> Path:
-    monkeypatch.setenv("REPRODUCE_RESULTS", str(tmp_path / "results"))
-    monkeypatch.setenv("REPRODUCE_CACHE", str(tmp_path / "cache"))
+def one_thread(monkeypatch, folders):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return tmp_path
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,6 @@ import os
 import time
 from collections import Counter
 from dataclasses import fields, replace
-from pathlib import Path
 
 import filelock
 import numpy as np
@@ -33,13 +32,7 @@ from reproduce.quantizers import DynamicQuantizer, FixedQuantizer
 from reproduce.training import Interrupted, Settings
 from reproduce.trials import Trial
 
-
-@pytest.fixture(autouse=True)
-def folders(monkeypatch, tmp_path) -> Path:
-    monkeypatch.setenv("REPRODUCE_RESULTS", str(tmp_path / "results"))
-    monkeypatch.setenv("REPRODUCE_CACHE", str(tmp_path / "cache"))
-    return tmp_path
-
+pytestmark = pytest.mark.usefixtures("folders")
 
 SMALL_ATTACK = PGD(76.5, 38.0, 2)
 

@@ -21,10 +21,7 @@ CW = CarliniWagner(steps=8, search_steps=2, lr=0.1, initial_c=1.0)
 SMALL_ZOO = ZOO(200, 1, 40, 8.0, lr=0.2, initial_c=100.0)
 
 
-@pytest.fixture(autouse=True)
-def folders(monkeypatch, tmp_path):
-    monkeypatch.setenv("REPRODUCE_RESULTS", str(tmp_path / "results"))
-    monkeypatch.setenv("REPRODUCE_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("folders")
 
 
 def tiny() -> grids.DQA:

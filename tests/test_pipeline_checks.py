@@ -20,10 +20,7 @@ def patterns():
     return data.load("patterns")
 
 
-@pytest.fixture(autouse=True)
-def folders(monkeypatch, tmp_path):
-    monkeypatch.setenv("REPRODUCE_RESULTS", str(tmp_path / "results"))
-    monkeypatch.setenv("REPRODUCE_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("folders")
 
 
 def sharp(kind, patterns):

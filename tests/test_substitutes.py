@@ -15,12 +15,7 @@ from reproduce.experiments import run, trained
 from reproduce.substitutes import Substitute, substitute
 from reproduce.training import Interrupted
 
-
-@pytest.fixture(autouse=True)
-def folders(monkeypatch, tmp_path):
-    monkeypatch.setenv("REPRODUCE_RESULTS", str(tmp_path / "results"))
-    monkeypatch.setenv("REPRODUCE_CACHE", str(tmp_path / "cache"))
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("folders")
 
 
 def tiny(network: str = "alexnet") -> Substitute:

@@ -25,13 +25,7 @@ from reproduce.training import Interrupted
 from reproduce.trial_records import ALL
 from reproduce.trials import Condition, DQATrial, trial
 
-
-@pytest.fixture(autouse=True)
-def folders(monkeypatch, tmp_path) -> Path:
-    monkeypatch.setenv("REPRODUCE_RESULTS", str(tmp_path / "results"))
-    monkeypatch.setenv("REPRODUCE_CACHE", str(tmp_path / "cache"))
-    return tmp_path
-
+pytestmark = pytest.mark.usefixtures("folders")
 
 SMALL = PGD(76.5, 38.0, 2)
 
