@@ -306,7 +306,7 @@ def numbers(networks: Mapping[str, tuple[Record, Record]]) -> str:
 
 def by_seed(networks: Mapping[str, Sequence[Record]], control: str) -> str:
     """Every seed under the table's attacks and under all, and how many seeds of the quantised
-    networks end above the control's.
+    networks lie above the control's.
 
     Args: networks: {name: records of its trials, in the order of the seeds}, the control among
           them. control: the name of the ReLU network.
@@ -597,7 +597,7 @@ def lead(records: Sequence[Record], others: Sequence[Record]) -> tuple[float, fl
 
 
 def _above(record: Record, control: Record) -> bool:
-    """Whether all attacks leave more than of the control, Wilson's intervals apart."""
+    """Whether all attacks leave more of it than of the control, Wilson's intervals apart."""
     low, high = (
         wilson(int(standing.sum()), len(standing))
         for standing in (union(r, common=True) for r in (record, control))

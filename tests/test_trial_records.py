@@ -372,12 +372,13 @@ def test_every_seed_stands_beside_relu_of_the_same_seed():
         record.seed = seed
         return record
 
-    lost = seeded(2, attacked(dict.fromkeys(LEFT, 5)))
+    lost = seeded(1, attacked(dict.fromkeys(LEFT, 5)))
     networks = {
         "ReLU": [seeded(0, attacked()), seeded(1, attacked({"autoattack": 10}))],
         "a": [seeded(s, attacked({"autoattack": 28, "autoattack/sigmoid": 5})) for s in (0, 1)]
         + [lost],
     }
+    networks["b"] = [seeded(7, attacked({"autoattack": 1}))]  # there is no ReLU of this seed
     text = trial_records.by_seed(networks, "ReLU")
     found = rows(text)
     assert found["ReLU"] == ["90.0<br>90.0", "50.0<br>50.0", "45.0<br>45.0", *2 * ["30.0<br>10.0"]]

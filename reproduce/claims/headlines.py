@@ -156,12 +156,13 @@ def in_short(evidence: Sequence[Evidence]) -> list[str]:
         return [*lines, "**Double quantization** has not been put to trial yet."]
     same = sum(np.array_equal(hits(r, "clean"), hits(r, "after/8")) for r in trials)
     before = [100 * float(worst_before(r).mean()) for r in trials]
+    few = " or ".join(map(str, sorted({len(worst_before(r)) for r in trials})))
     lines.append(
         "**Double quantization:** noise that is added after dithering is removed exactly, by "
         f"arithmetic, up to a radius that follows from the bits alone ({same} of {len(trials)} "
         "networks of 1 and 2 bits judge every image as before). Noise that is added earlier, to "
         "the image that is then dithered or quantised, leaves "
-        f"{min(before):.0f}–{max(before):.0f} % (the first {len(worst_before(trials[0]))} images)."
+        f"{min(before):.0f}–{max(before):.0f} % (the first {few} images)."
     )
     return lines
 
