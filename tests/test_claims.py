@@ -327,7 +327,11 @@ def test_the_short_answer_leaves_out_what_collapsed_and_says_how_many_were_tried
     table["fixed-1bit"] = {"pgd": 92.0, "clean": 93.0}
     found = dqa("mnist", table, trial, endings=["-mixed"])
     mnist, cifar, filtered = in_short([found])
-    first, clean, square, which = mnist.split("\n  - ")
+    first, each, clean, square, which = mnist.split("\n  - ")
+    assert each == (
+        "After all attacks together, each: fixed, 1 bit: 2 %; fixed, 3 bits: 8 %; "
+        "dynamic, 1 bit: 8 %; dynamic, 2 bits: 8 %."
+    )
     assert "the paper prints 98–99 % under PGD, and 94 % for ReLU" in first
     assert "Our quantised networks (4 of 6 tried" in first
     assert "keep 90–92 % (ReLU 90 %) under PGD as we reconstruct it, and" in first

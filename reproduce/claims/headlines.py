@@ -9,7 +9,7 @@ import numpy as np
 
 from reproduce import grids, published, trial_records
 from reproduce.claims.double import DOUBLE, LOW
-from reproduce.claims.dqa import QUANTISED, TITLES, printed
+from reproduce.claims.dqa import QUANTISED, TITLES, WORDS, printed
 from reproduce.claims.evidence import Evidence
 from reproduce.double import words, worst_before
 from reproduce.evaluation import collapsed, wilson
@@ -222,7 +222,10 @@ def _answer(
         f"{', in one seed each' if seeds == [1] else ''}: so far there is no gain to explain."
     )
     above = sum(pgd > clean for pgd, clean in zip(ours["pgd"][1:], ours["clean"][1:], strict=True))
+    each_left = zip(tried, left[1:], strict=True)
     points = [
+        "After all attacks together, each: "
+        f"{'; '.join(f'{WORDS[c]}: {share:.0f} %' for c, share in each_left)}.",
         f"Without an attack: {each(ours['clean'])}; published {_span(clean)}.",
         *_other_scales([other for other in evidence if other is not e], name, ending),
         "Square alone, which sees only outputs and knows nothing of quantisers, leaves "
