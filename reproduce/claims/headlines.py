@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from statistics import mean
 
 import numpy as np
@@ -200,8 +200,6 @@ def _answer(
     name = f"dqa-{dataset}"
     tried = _tried(e, name, ending)
     few = trial_records.sizes(relu)[0]
-    some = f" ({len(tried)} of {len(QUANTISED)} tried and not collapsed)"
-    some = "" if len(tried) == len(QUANTISED) else some
     ours = {
         a: [mean(e.accuracy(name, c + ending, a)) for c in ("relu", *tried)]
         for a in ("clean", "pgd")
@@ -238,12 +236,17 @@ def _answer(
     ]
     said_first = (
         f"**DQA on {TITLES[dataset]}:** the paper prints {_span(under)} under PGD, and "
-        f"{said['relu', 'pgd']:.0f} % for ReLU. Our quantised networks{some} "
+        f"{said['relu', 'pgd']:.0f} % for ReLU. Our quantised networks{_unless_all(tried)} "
         f"keep {each(ours['pgd'])} under PGD as we reconstruct it{_more(above)}, and "
         f"**{_span(left[1:])}** (**ReLU {left[0]:.0f} %**) after all attacks together."
         f"{none if max(ours['pgd'][1:]) <= ours['pgd'][0] else ''}"
     )
     return "\n  - ".join([said_first, *points])
+
+
+def _unless_all(tried: Sized) -> str:
+    whole = len(tried) == len(QUANTISED)
+    return "" if whole else f" ({len(tried)} of {len(QUANTISED)} tried and not collapsed)"
 
 
 def _more(networks: int) -> str:
@@ -268,10 +271,9 @@ def _other_readings(evidence: Sequence[Evidence], dataset: str, ending: str) -> 
         if tried:
             control = f" (ReLU {trial_records.left(relu[0]):.0f} %)" if relu else ""
             span = _span(map(trial_records.left, tried.values()))
-            few = f" ({len(tried)} of {len(QUANTISED)} tried and not collapsed)"
             said.append(
                 f"Trained {how}, at {e.scale} scale: {span}{control} after all attacks together"
-                f"{few if len(tried) < len(QUANTISED) else ''}."
+                f"{_unless_all(tried)}."
             )
     return said
 
