@@ -129,7 +129,7 @@ def grid(
     """All of these networks and their trials, for seed 0, filtered as grids.grid."""
     if seed not in (None, 0):
         return
-    for chosen in grids.SCALES if scale is None else (scale,):
+    for chosen in _EPOCHS if scale is None else _EPOCHS.keys() & {scale}:
         if paper in (None, "dqa"):
             for kind in grids.DQA_CELLS[1:]:
                 base = informed(*kind, 0, chosen, "digits" if chosen == "smoke" else "mnist")

@@ -109,6 +109,7 @@ def grid(
         resnet = isinstance(base, DQA) and base.dataset in ("patterns", "cifar10")
         if (
             resnet
+            and base.scale in _BUDGETS
             and not base.seed
             and (base.training.attack is None or base.activation != "fixed")
         ):

@@ -119,7 +119,8 @@ def grid(
 ) -> Iterator[Substitute]:
     """Two substitutes for every dynamic network of Table 2, filtered as grids.grid."""
     for base in grids.grid(paper, scale, seed):
-        if base.dataset in ("patterns", "cifar10") and getattr(base, "activation", "") == "dynamic":
+        resnet = base.dataset in ("patterns", "cifar10") and base.scale in _EPOCHS
+        if resnet and getattr(base, "activation", "") == "dynamic":
             for network in NETWORKS:
                 yield substitute(base, network)
 

@@ -371,6 +371,11 @@ _BUDGETS = {
         "samples": (20, 100, 500), "checks": {"examined": 500, "planted": 200},
         "auto": {}, "noisy": 1_000, "limit_s": 1_200.0,
     },
+    "workstation": {
+        "images": (200, 500), "steps": 100, "long": 1_000, "restarts": (5, 20), "queries": 5_000,
+        "walk": 20, "walkers": 100, "draws": 1_000, "samples": (20, 100), "noisy": 500,
+        "checks": {}, "auto": {}, "limit_s": None,
+    },
     # Small enough for a CPU, on which these networks are trained: more images than at laptop scale,
     # and the same attacks, so that what they leave can be compared.
     "paper, mnist": {

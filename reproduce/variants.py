@@ -41,6 +41,8 @@ def grid(
     for base in grids.grid(paper, scale, seed):
         if not isinstance(base, DQA) or base.seed or base.training.clean_weight:
             continue
+        if base.scale == "workstation":
+            continue
         if base.dataset in ("patterns", "cifar10"):
             if base.activation != "dynamic":
                 yield undefended(base)
