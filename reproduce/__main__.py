@@ -1,247 +1,281 @@
-"""python -m reproduce list | status | run: the experiments, what is done, and doing the rest."""
+"""python -m reproduce list | status | run: the networks and measurements, and doing what is missing."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import os
 import re
-import signal
-import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from statistics import median
 
 import torch
 from tqdm import tqdm
 
-from reproduce import data, experiments, grids, results, units
-from reproduce.experiments import Busy, NoWeights
-from reproduce.grids import Experiment
-from reproduce.training import Interrupted
-from reproduce.trials import Trial
+from reproduce import __version__, data, records, runner
+from reproduce.papers import registry
+from reproduce.papers.units import Network
+from reproduce.records import Record
+from reproduce.runner import Busy, NoWeights, Stop, Unit
+from reproduce.training import Interrupted, Progress
+
+LEFT = 75  # the exit code where work is left: a batch system may start the same command again
 
 
 def seconds(text: str) -> float:
-    """A duration such as "90s", "9m" or "1h30m", in seconds."""
-    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
+    """A duration such as "90s", "9m" or "1h30m", in seconds, up to a year."""
+    match = re.fullmatch(r"(?:(\d{1,8})h)?(?:(\d{1,8})m)?(?:(\d{1,8})s)?", text, re.ASCII)
     if not text or not match:
         raise argparse.ArgumentTypeError(f"{text!r} is no duration; write 90s, 9m or 1h30m")
     h, m, s = (int(part or 0) for part in match.groups())
-    return 3600 * h + 60 * m + s
+    total = 3600 * h + 60 * m + s
+    if not 0 < total <= 366 * 86_400:
+        raise argparse.ArgumentTypeError(f"{text!r} must lie between 1s and 8784h")
+    return total
 
 
-def natural(text: str) -> int:
-    """A whole number, at least 0."""
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, at least 0")
-    return int(text)
-
-
-def positive(text: str) -> int:
-    """A whole number, at least 1."""
-    if natural(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be at least 1")
+def seed(text: str) -> int:
+    """A whole number in 0..1000000."""
+    if not re.fullmatch(r"\d{1,7}", text, re.ASCII) or int(text) > 10**6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number in 0..1000000")
     return int(text)
 
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m reproduce", description=__doc__)
+    top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True)
     for name, text in (
-        ("list", "print the experiments of the book"),
-        ("status", "say which are done, missing or failed, and how long the rest would take"),
+        ("list", "print the networks of the book and what is measured of them"),
+        ("status", "say what is done, missing or failed, and how long the rest would take"),
         ("run", "run what is missing; stop with Ctrl-C, resume by calling again"),
     ):
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("--paper", choices=grids.PAPERS)
-        command.add_argument("--scale", choices=grids.SCALES)
-        command.add_argument("--seed", type=natural, help="this seed only")
+        command.add_argument("--paper", choices=registry.PAPERS)
+        command.add_argument("--scale", choices=registry.SCALES)
+        command.add_argument("--seed", type=seed, help="this seed only")
         command.add_argument("--dataset", choices=data.NAMES)
         command.add_argument(
-            "--cell", help="only this model, such as dynamic-2bit or 1bit-dithered"
+            "--cell", help="only this network, such as dynamic-2bit or 1bit-dithered"
         )
-        command.add_argument("--name", help="only this folder of results/, such as dqa-mnist-trial")
+        command.add_argument(
+            "--suite", choices=registry.SUITES, help="only these measurements of each network"
+        )
+        command.add_argument("--key", help="only the network or measurement of this key")
+        if name != "run":
+            command.add_argument("--json", action="store_true", help="one object a line")
     command.add_argument(
         "--time-budget", type=seconds, metavar="9m", help="stop cleanly after this"
     )
-    command.add_argument("--jobs", type=positive, default=1, help="processes side by side")
     return top
 
 
-FILTERS = ("dataset", "cell", "name")
+@dataclass(frozen=True)
+class Entry:
+    """A unit, the suite that it belongs to ("network" for a training), and about what it costs."""
+
+    unit: Unit
+    suite: str
+    network: Network
+
+    @property
+    def group(self) -> tuple[str, str, str]:
+        return self.network.folder.partition("/")[0], self.network.scale, self.suite
+
+    @property
+    def cost(self) -> float:
+        """About how many multiply-adds, forward and backward passes alike."""
+        unit = self.unit
+        passes = unit.training_passes if isinstance(unit, Network) else unit.passes
+        return 3 * self.network.macs * passes
 
 
-def chosen(args: argparse.Namespace) -> list[Experiment | Trial]:
-    """The experiments and trials that the filters leave. Raises ValueError where that is none."""
-    every = list(units.grid(args.paper, args.scale, args.seed))
-    found = [e for e in every if all(getattr(args, f) in (None, getattr(e, f)) for f in FILTERS)]
+def entries(networks: list[Network]) -> Iterator[Entry]:
+    """What there is to run of these networks, what to run first coming first: seed by seed; the
+    networks of the papers' tables before all others, the cheap ones first; each network followed by
+    its suites, the dearest attacks last."""
+    order = registry.SCALES.index
+    worth = {
+        n: (order(n.scale), n.seed, not registry.is_of_a_table(n), n.macs * n.training_passes)
+        for n in networks
+    }
+    for network in sorted(networks, key=worth.get):
+        yield Entry(network, "network", network)
+        for suite in registry.suites(network):
+            members = registry.measurements(network, suite)
+            for one in sorted(members, key=lambda m: m.passes):
+                yield Entry(one, suite, network)
+
+
+def chosen(args: argparse.Namespace) -> list[Entry]:
+    """What the filters leave. Raises ValueError where that is nothing."""
+    every = list(registry.networks(args.paper, args.scale, args.seed))
+    networks = [
+        n for n in every if args.dataset in (None, n.dataset) and args.cell in (None, n.cell)
+    ]
+    found = [
+        e
+        for e in entries(networks)
+        if args.suite in (None, e.suite) and args.key in (None, e.unit.key)
+    ]
     if not found:
-        every_filter = {f: getattr(args, f) for f in ("paper", "scale", "seed", *FILTERS)}
-        asked = ", ".join(f"{f}={v}" for f, v in every_filter.items() if v is not None)
-        cells, names = ({getattr(e, f) for e in every} for f in ("cell", "name"))
-        raise ValueError(
-            f"no experiment has {asked}; the cells are {', '.join(sorted(cells))}; "
-            f"the names are {', '.join(sorted(names))}"
-        )
+        filters = ("paper", "scale", "seed", "dataset", "cell", "suite", "key")
+        asked = [f"{f}={getattr(args, f)!r}" for f in filters if getattr(args, f) is not None]
+        cells = ", ".join(sorted({n.cell for n in every}))
+        raise ValueError(f"nothing has {', '.join(asked)}; the cells are {cells}")
     return found
 
 
 def _line(*columns: str) -> None:
-    print("  ".join(f"{c:<{w}}" for c, w in zip(columns, (30, 38, 10, 0), strict=False)).rstrip())
+    print("  ".join(f"{c:<{w}}" for c, w in zip(columns, (48, 26, 0), strict=False)).rstrip())
 
 
-def show(args: argparse.Namespace) -> None:
-    for experiment in chosen(args):
-        _line(experiment.name, experiment.slug, experiment.key)
-
-
-def _speeds() -> dict[tuple[str, str], float]:
-    """Multiply-adds a second by (experiment, scale), the median of the records at hand."""
-    rates: dict[tuple[str, str], list[float]] = {}
-    stored = {(r.name, r.slug, r.key): r for r in results.records()}
-    for e in units.grid():
-        record = stored.get((e.name, e.slug, e.key))
-        if record is not None:
-            rates.setdefault((e.name, e.scale), []).append(units.work(e) / record.wall_s)
-    return {group: median(values) for group, values in rates.items()}
-
-
-def status(args: argparse.Namespace) -> None:
-    failed = {r.key for r in results.failures()}
-    speeds = _speeds()
-    groups: dict[tuple[str, str], list[Experiment]] = {}
+def show_list(args: argparse.Namespace) -> int:
     for e in chosen(args):
-        groups.setdefault((e.name, e.scale), []).append(e)
-    _line("experiment", "scale", "", "done / missing / failed      time left on one process")
-    for group, members in groups.items():
-        missing = [e for e in members if experiments.load(e) is None]
-        bad = [e for e in missing if e.key in failed]
-        counts = f"{len(members) - len(missing)} / {len(missing)} / {len(bad)}"
+        if args.json:
+            needs = [n.key for n in e.unit.needs()]
+            files = [str(f) for f in runner.weights_files(e.network)] if e.suite == "network" else []
+            found = {"key": e.unit.key, "folder": e.unit.folder, "name": e.unit.name}
+            found |= {"suite": e.suite, "dataset": e.network.dataset, "needs": needs}
+            print(json.dumps(found | {"multiply_adds": e.cost, "weights": files}))
+        else:
+            _line(e.unit.folder, e.unit.name, e.unit.key)
+    return 0
+
+
+def status(args: argparse.Namespace) -> int:
+    failed = {r.key for r in records.every() if r.error is not None}
+    done: dict[tuple, list[Entry]] = {}
+    missing: dict[tuple, list[Entry]] = {}
+    rates: dict[tuple, list[float]] = {}
+    for e in chosen(args):
+        record = records.find(e.unit)
+        (missing if record is None else done).setdefault(e.group, []).append(e)
+        if record is not None and record.run.own_s:
+            rates.setdefault(e.group, []).append(e.cost / record.run.own_s)
+    if not args.json:
+        _line("experiment", "suite", "done / missing / failed      time left in one process")
+    for group in dict.fromkeys([*done, *missing]):
+        open_ = missing.get(group, [])
+        bad = sum(e.unit.key in failed for e in open_)
+        left_s = sum(e.cost for e in open_) / median(rates[group]) if group in rates else None
+        counts = {"done": len(done.get(group, [])), "missing": len(open_), "failed": bad}
+        if args.json:
+            named = dict(zip(("experiment", "scale", "suite"), group, strict=True))
+            print(json.dumps(named | counts | {"seconds_left": left_s if open_ else 0}))
+            continue
         left = "-"
-        if missing:
-            left = "unknown: nothing of it was run yet"
-            if group in speeds:
-                left = _duration(sum(map(units.work, missing)) / speeds[group])
-        _line(*group, "", f"{counts:<29}{left}")
+        if open_:
+            left = "unknown: nothing of it was run yet" if left_s is None else _duration(left_s)
+        counted = " / ".join(map(str, counts.values()))
+        _line(f"{group[0]} {group[1]}", group[2], f"{counted:<29}{left}")
+    return 0
 
 
 def _duration(s: float) -> str:
     return f"{s:.0f} s" if s < 120 else f"{s / 60:.0f} min" if s < 7200 else f"{s / 3600:.1f} h"
 
 
-class _Stop:
-    """Ends the work at a deadline or at the first Ctrl-C, at a point where it can be resumed."""
+class _Bar:
+    """Progress of the unit at work, on a terminal as a bar."""
 
-    def __init__(self, budget: float | None) -> None:
-        self.deadline = None if budget is None else time.monotonic() + budget
-        self.asked = False
-        signal.signal(signal.SIGINT, self._ask)
-        signal.signal(signal.SIGTERM, self._ask)
+    def __init__(self) -> None:
+        self.bar: tqdm | None = None
+        self.unit: Unit | None = None
 
-    def _ask(self, *_) -> None:
-        self.asked = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # the second one ends it at once
+    def __call__(self, unit: Unit, progress: Progress | None) -> None:
+        if unit != self.unit or self.bar is None:
+            self.close()
+            self.unit, total = unit, None
+            if isinstance(unit, Network) and progress is not None:
+                total = progress.total
+            self.bar = tqdm(
+                total=total,
+                initial=progress.step if progress else 0,
+                unit="step",
+                desc=f"{unit.folder.partition('/')[2]} {unit.name}",
+                mininterval=1,
+                leave=False,
+                disable=None,
+            )
+        if progress is not None:
+            if self.bar.total is None:
+                self.bar.reset(progress.total)
+                self.bar.initial = self.bar.n = progress.step - 1
+            self.bar.update(progress.step - self.bar.n)
+            if progress.sums:
+                loss = progress.sums["loss"] / progress.sums["images"]
+                self.bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
 
-    def __call__(self) -> None:
-        if self.asked or (self.deadline is not None and time.monotonic() > self.deadline):
-            raise Interrupted
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        self.bar = None
 
 
-def _run_one(experiment: Experiment | Trial, stop: _Stop) -> str:
-    """Run one experiment with a progress bar; returns what to say of it."""
-    source = experiment if hasattr(experiment, "training") else experiment.base
-    n = source.train_images or len(data.load(source.dataset).x_train)
-    total = n * source.training.epochs
-    trained = None
-    with tqdm(total=total, unit="img", desc=experiment.slug, mininterval=1, leave=False) as bar:
-
-        def report(progress, images: int) -> None:
-            nonlocal trained
-            if progress is not trained:  # the first step, of this network or of one that it needs
-                bar.reset()
-            trained, bar.bar_format = progress, None
-            bar.set_description(experiment.slug, refresh=False)
-            if not bar.n:
-                done_before = (progress.step - 1) * source.training.batch_size
-                bar.initial = bar.n = min(total, done_before)
-            bar.update(images)
-            sums = progress.sums
-            if sums:
-                bar.set_postfix(loss=f"{sums['loss'] / sums['images']:.3f}", refresh=False)
-
-        def announce(condition: str) -> None:
-            bar.bar_format = "{desc} [{elapsed}]"
-            bar.set_description(f"{experiment.slug}, {condition}")
-
-        options = {"check_stop": stop, "report": report, "announce": announce}
-        record = experiments.run(experiment, **options)
-    shares = (f"{n} {c['correct'] / c['total']:.2%}" for n, c in list(record.metrics.items())[:3])
-    line = f"{experiment.name} {experiment.slug}: {', '.join(shares)}, {_duration(record.wall_s)}"
-    if trained is not None:  # not where only the evaluation was left
-        line += (
-            f", {trained.prepare_s / trained.seconds:.1%} of the training spent preparing images"
-        )
-    return line
+def _said(record: Record) -> str:
+    what = record.name
+    if record.bits is not None:
+        what += f" {record.correct} of {record.total} right"
+    elif record.norms is not None:
+        what += f" {int((record.norms > 0).sum())} of {len(record.norms)} norms"
+    return f"{record.folder}: {what}, {_duration(record.run.wall_s)}"
 
 
 def run(args: argparse.Namespace) -> int:
-    missing = sorted((e for e in chosen(args) if experiments.load(e) is None), key=units.worth)
-    if args.jobs > 1 and len(missing) > 1:
-        return _run_side_by_side(args, min(args.jobs, len(missing)))
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or experiments.default_threads(1)))
-    stop = _Stop(args.time_budget)
+    missing = [e.unit for e in chosen(args) if records.find(e.unit) is None]
+    threads = os.environ.get("OMP_NUM_THREADS") or str(runner.default_threads())
+    if not re.fullmatch(r"[1-9]\d{0,3}", threads):
+        raise ValueError(f"OMP_NUM_THREADS is {threads!r}; give a whole number in 1..9999")
+    torch.set_num_threads(int(threads))
     failed = 0
     try:
-        while missing:
-            waiting = []
-            for experiment in missing:
-                stop()
-                try:
-                    print(_run_one(experiment, stop), flush=True)
-                except Busy as busy:
-                    if busy.key != experiment.key:  # the network of a trial; its turn comes again
-                        waiting.append(experiment)
-                except (Interrupted, torch.AcceleratorError):
-                    raise
-                except Exception as error:
-                    if isinstance(error, OSError) and not isinstance(error, NoWeights):
-                        raise  # no data, no room: the next experiment would meet it too
-                    failed += 1
-                    reason = str(error).splitlines()[0] if str(error) else ""
-                    what = f"{experiment.name} {experiment.slug}"
-                    print(f"{what} failed: {type(error).__name__}: {reason}", file=sys.stderr)
-            if len(waiting) == len(missing):
-                time.sleep(1)
-            missing = waiting
+        with Stop(args.time_budget) as stop, contextlib.closing(_Bar()) as bar:
+            while missing:
+                waiting: list[Unit] = []
+                for unit in missing:
+                    stop.check()
+                    failed += _run_one(unit, stop, bar, waiting)
+                if len(waiting) == len(missing):
+                    print(f"waiting for another process at {waiting[0].folder}", file=sys.stderr)
+                    with stop.anywhere():
+                        time.sleep(5)
+                missing = waiting
     except Interrupted:
-        print("stopped; call again to resume", flush=True)
+        print("stopped with work left; call again to resume", flush=True)
+        return LEFT
     return 1 if failed else 0
 
 
-def _run_side_by_side(args: argparse.Namespace, jobs: int) -> int:
-    """The same command in several processes: locks keep them on different experiments."""
-    command = [sys.executable, "-m", "reproduce", "run"]
-    for name in ("paper", "scale", "seed", *FILTERS):
-        value = getattr(args, name)
-        command += [] if value is None else [f"--{name}", str(value)]
-    if args.time_budget is not None:
-        command += ["--time-budget", f"{int(args.time_budget)}s"]
-    threads = str(experiments.default_threads(jobs))
-    environment = {"OMP_NUM_THREADS": threads, **os.environ}
-    workers = [
-        subprocess.Popen(command, env={**environment, "TQDM_POSITION": str(position)})
-        for position in range(jobs)
-    ]
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: [w.terminate() for w in workers])
-    codes = [w.wait() for w in workers]
-    return int(any(codes))
+def _run_one(unit: Unit, stop: Stop, bar: _Bar, waiting: list[Unit]) -> int:
+    """Run one unit and say so; returns whether it failed. One that is locked goes to `waiting`."""
+    try:
+        record = runner.run(unit, stop, bar)
+    except Busy:
+        waiting.append(unit)
+    except (Interrupted, torch.AcceleratorError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and not isinstance(error, NoWeights):
+            raise  # no data, no room: the next unit would meet it too
+        bar.close()
+        reason = str(error).splitlines()[0] if str(error) else ""
+        print(f"{unit.folder} {unit.name} failed: {type(error).__name__}: {reason}", file=sys.stderr)
+        return 1
+    else:
+        bar.close()
+        print(_said(record), flush=True)
+    return 0
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
-        return {"list": show, "status": status, "run": run}[args.command](args) or 0
+        return {"list": show_list, "status": status, "run": run}[args.command](args)
     except BrokenPipeError:  # as in "list | head"
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

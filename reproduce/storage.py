@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import stat
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import safetensors
@@ -28,6 +31,18 @@ def write_bytes(path: Path, content: bytes) -> None:
 
     Raises: OSError: the disk is full or the folder not writable; whatever stood at `path` remains.
     """
+    _put(path, content, os.replace)
+
+
+def create_bytes(path: Path, content: bytes) -> None:
+    """Like write_bytes, but never over something that stands at `path`, however many write at once.
+
+    Raises: FileExistsError. OSError: as write_bytes.
+    """
+    _put(path, content, os.link)
+
+
+def _put(path: Path, content: bytes, place: Callable[[str, Path], None]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -36,15 +51,41 @@ def write_bytes(path: Path, content: bytes) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+            os.chmod(temporary, 0o666 & ~_UMASK)
+            place(temporary, path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+    except FileExistsError:
+        raise FileExistsError(f"{path} exists; records are append-only, move it away first") from None
     except OSError as error:
         reason = error.strerror or str(error)
         message = f"cannot write {path}: {reason}; free space or choose another folder"
         raise OSError(error.errno, message) from None
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+_UMASK = _umask()  # asked once: no thread is there yet that would write with none
+
+LARGEST = 64 * 2**20  # bytes of a file that is read whole
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a regular file.
+
+    Raises: FileNotFoundError. ValueError: a folder, a pipe, or larger than any file written here.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("it is no regular file")
+    if status.st_size > LARGEST:
+        raise ValueError(f"it has {status.st_size} bytes; {LARGEST} are allowed")
+    return path.read_bytes()
 
 
 def tensors_sha256(tensors: dict[str, Tensor]) -> str:
@@ -90,3 +131,15 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     if not whole:
         raise Damaged(f"{path} is damaged (another sha256); delete it to start afresh")
     return tensors, meta
+
+
+def check_writable(folder: Path) -> None:
+    """Raise OSError, with the reason, where no file can be written to a folder; it is made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".try-"):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        message = f"cannot write to {folder}: {reason}; choose another folder"
+        raise OSError(error.errno, message) from None

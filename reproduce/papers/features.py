@@ -87,7 +87,7 @@ def tsne(features: np.ndarray) -> np.ndarray:
     return fit.fit_transform(features.astype(np.float32)).astype(np.float32)
 
 
-def arrays(
+def measure(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
@@ -95,15 +95,15 @@ def arrays(
     *,
     batch_size: int,
     seed: int,
-    whole: bool,
+    maps: bool,
 ) -> dict[str, np.ndarray]:
     """What Fig. 2 and 3 show: levels of the first image, and features clean and under `attack`.
 
     Args:    images: (N, C, H, W) uint8. labels: (N,) int64. batch_size, seed: as in
              evaluation.correct, so that the attacked images are those that are evaluated.
-             whole: keep the features and their maps beside the numbers that sum them up.
+             maps: keep the features and their maps beside the numbers that sum them up.
     Returns: "first/levels", "first/counts"; "knn/*", "silhouette/*" for * in clean and pgd; with
-             `whole` also "features/*" (N, D) float16, "tsne/*" (N, 2) and "features/labels" (N,).
+             `maps` also "features/*" (N, D) float16, "tsne/*" (N, 2) and "features/labels" (N,).
     """
     device = next(model.parameters()).device
     levels, counts = first_levels(model, to_float(images[:1].to(device)))
@@ -121,7 +121,7 @@ def arrays(
         features = torch.cat(parts).clamp(-6e4, 6e4).half().cpu().numpy()
         found[f"knn/{name}"] = np.array(knn_agreement(features, y))
         found[f"silhouette/{name}"] = np.array(silhouette(features, y))
-        if whole:
+        if maps:
             found[f"features/{name}"] = features
             found[f"tsne/{name}"] = tsne(features)
             found["features/labels"] = y
