@@ -17,12 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reproduce import data, experiments, grids, models
-from reproduce.adaptive import quiet_foolbox
-from reproduce.carlini_wagner import CarliniWagner
+from reproduce.attacks import ZOO, CarliniWagner
+from reproduce.attacks.black_box import quiet_foolbox
 from reproduce.dither import bayer, floyd_steinberg, jarvis_judice_ninke
 from reproduce.evaluation import correct
 from reproduce.training import train
-from reproduce.zoo import ZOO
 
 BITS = 2
 STEPS = 4  # training steps in one call

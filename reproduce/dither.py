@@ -141,7 +141,7 @@ def _textbook_table(bits: int) -> np.ndarray:
 def _gpu_kernel() -> Callable[[Tensor, int], Tensor] | None:
     """What dithers planes (P,H,W) on a GPU; None, and a warning, where it does not run."""
     try:
-        from reproduce import dither_triton  # PyTorch's builds for GPUs alone bring Triton
+        from reproduce.kernels import dither_triton  # PyTorch's builds for GPUs alone bring Triton
 
         ramp = torch.arange(1200, device="cuda").mul(7).byte().view(40, 5, 6)
         dither_triton.floyd_steinberg(ramp, 2).cpu()

@@ -27,14 +27,13 @@ def correct(
     *,
     batch_size: int,
     seed: int = 0,
-    defence: Callable[[Tensor], Tensor] | None = None,
-    source: nn.Module | None = None,
+    source_model: nn.Module | None = None,
     check_stop: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Which images the model classifies correctly, in float32 and eval mode.
 
-    The attack sees `source`, by default the bare model; `defence` (such as linear_quantize) is
-    applied to what it made, and the model judges that.
+    The attack sees `source_model`, by default the model itself, which judges what it made. A filter
+    that the attack does not know of is a model nn.Sequential(filter, source_model).
 
     Args:    images: (N, C, H, W) uint8. labels: (N,) int64. attack: None for clean images.
              batch_size: images are taken in this many at a time, in their order. seed: of the
@@ -49,7 +48,7 @@ def correct(
     if len(images) != len(labels) or not len(images):
         raise ValueError(f"{len(images)} images and {len(labels)} labels; give as many of both")
     device = next(model.parameters()).device
-    source = model if source is None else source
+    source_model = model if source_model is None else source_model
     was_training = model.training
     model.eval()
     hits = []
@@ -59,10 +58,10 @@ def correct(
             x = to_float(images[start : start + batch_size].to(device))
             y = labels[start : start + batch_size].to(device)
             if attack is not None:
-                clean, x = x, perturb(source, attack, x, y, batch_seed(seed, number))
+                clean, x = x, perturb(source_model, attack, x, y, batch_seed(seed, number))
                 _check_bounds(attack, clean, x)
             with torch.no_grad(), full_float32():
-                logits = model(x if defence is None else defence(x))
+                logits = model(x)
             hits.append((logits.argmax(1) == y).cpu())
     finally:
         model.train(was_training)

@@ -18,6 +18,7 @@ from reproduce import data, embedding, models, results
 from reproduce.attacks import FGSM, PGD, perturb
 from reproduce.dither import bayer, floyd_steinberg, jarvis_judice_ninke
 from reproduce.evaluation import batch_seed, correct
+from reproduce.pipeline import DoubleQuantizer
 from reproduce.quantizers import activation, linear_quantize
 from reproduce.training import Settings, derived_seed
 
@@ -330,8 +331,8 @@ class DoubleQuantization(Experiment):
         def job(kind: tuple, attack: PGD | None) -> Tensor:
             few = slice(self.attacked_images if attack else None)
             images = (quantised(x[few], *kind) * 255).round().byte()
-            defence = functools.partial(linear_quantize, bits=kind[0])
-            return correct(fast, images, y[few], attack, defence=defence, **options)
+            judge = nn.Sequential(DoubleQuantizer(kind[0], False), fast).eval()
+            return correct(judge, images, y[few], attack, source_model=fast, **options)
 
         return {name: functools.partial(job, *test) for name, *test in self.tests}
 

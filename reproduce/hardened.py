@@ -75,7 +75,7 @@ class HardenedTrial(DoubleTrial):
             dataset.x_test[: condition.images],
             dataset.y_test[: condition.images],
             condition.attack,
-            source=whole[1] if condition.sees == "bare" else None,
+            source_model=whole[1] if condition.sees == "bare" else None,
             batch_size=self.batch,
             seed=self.seed,
             check_stop=check_stop,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from reproduce.fused import fused
+from reproduce.kernels.fused import fused
 
 ActivationFactory = Callable[[], nn.Module]
 

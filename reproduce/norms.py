@@ -8,13 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 
 from reproduce import data, grids, variants
-from reproduce.attacks import surrogate
-from reproduce.carlini_wagner import CarliniWagner
+from reproduce.attacks import ZOO, CarliniWagner, bpda
 from reproduce.evaluation import batch_seed
 from reproduce.grids import DQA
 from reproduce.quantizers import Backward
 from reproduce.trials import DQATrial, Trial
-from reproduce.zoo import ZOO
 
 H_255 = {"1e-4": 0.0255, "1e-3": 0.255, "1/255": 1.0, "2/255": 2.0, "4/255": 4.0, "8/255": 8.0}
 RULES = {"own": {}, "sigmoid": {"backward": "sigmoid", "temperature": 5.0}}
@@ -57,7 +55,7 @@ class NormTrial(Trial):
         model = DQATrial.deployed(model)
         device = next(model.parameters()).device
         norms = []
-        with surrogate(model, condition.backward, condition.temperature):
+        with bpda(model, condition.backward, condition.temperature):
             for number, start in enumerate(range(0, condition.images, self.batch)):
                 few = slice(start, min(start + self.batch, condition.images))
                 x = data.to_float(dataset.x_test[few].to(device))

@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from reproduce import data, grids, sanity, trials
-from reproduce.adaptive import AdaptivePGD, Noise
-from reproduce.attacks import PGD, perturb
+from reproduce import data, grids, trials
+from reproduce.attacks import PGD, AdaptivePGD, Noise, diagnostics, perturb
 from reproduce.grids import DoubleQuantization, quantised
 from reproduce.pipeline import DoubleQuantizer
 from reproduce.trials import Condition, DoubleTrial, folded
@@ -49,13 +48,15 @@ class PipelineChecks(DoubleTrial):
         device = next(model.parameters()).device
         x = data.to_float(dataset.x_test[: self.examined].to(device))
         y = dataset.y_test[: self.examined].to(device)
-        arrays = {f"flags/{n}": np.array(v) for n, v in sanity.flags(whole, x).items()}
+        arrays = {f"flags/{n}": np.array(v) for n, v in diagnostics.flags(whole, x).items()}
         check_stop()
-        shares = sanity.zero_gradients(whole, self.main, x, y)
+        shares = diagnostics.zero_gradients(whole, self.main, x, y)
         arrays |= {f"zero_gradients/main/{n}": np.array(v) for n, v in shares.items()}
-        arrays["loss/main"] = np.array(sanity.loss_by_step(whole, self.main, x, y, self.seed))
+        arrays["loss/main"] = np.array(diagnostics.loss_by_step(whole, self.main, x, y, self.seed))
         few = x[: self.planted]
-        found = sanity.planted(whole, {"main": self.main}, few, self.seed, check_stop)
+        found = diagnostics.binarization_test(
+            whole, {"main": self.main}, few, self.seed, check_stop
+        )
         arrays |= {f"planted/{n}": hit.numpy() for n, hit in found.items()}
         return arrays | self._examples(network, dataset, device)
 

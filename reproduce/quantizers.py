@@ -21,7 +21,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from reproduce.fused import fused
+from reproduce.kernels.fused import fused
 
 Rounding = Literal["floor", "nearest"]
 Backward = Literal["zero", "straight_through", "tanh", "sigmoid"]

@@ -78,7 +78,7 @@ class Substitute(Trial):
             x, y = dataset.x_test[: c.images], dataset.y_test[: c.images]
             for who, judge in (("substitute", twin), ("defense", model)):
                 jobs[f"{who}/{name}"] = functools.partial(
-                    correct, judge, x, y, c.attack, source=twin, **options
+                    correct, judge, x, y, c.attack, source_model=twin, **options
                 )
 
         def agreement() -> Tensor:

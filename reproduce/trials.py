@@ -15,9 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reproduce import data, grids, models, results, sanity
-from reproduce.adaptive import NES, AdaptivePGD, AutoAttack, HopSkipJump, Noise, Square
-from reproduce.attacks import PGD, Attack
+from reproduce import data, grids, models, results
+from reproduce.attacks import (
+    NES,
+    PGD,
+    AdaptivePGD,
+    Attack,
+    AutoAttack,
+    HopSkipJump,
+    Noise,
+    Square,
+    diagnostics,
+)
 from reproduce.evaluation import correct
 from reproduce.grids import DQA, DoubleQuantization, Experiment, configuration, quantised
 from reproduce.pipeline import DoubleQuantizer
@@ -172,7 +181,7 @@ class DQATrial(Trial):
             condition.attack,
             batch_size=self.batch,
             seed=self.seed,
-            source=folded(twin) if condition.sees == "twin" else None,
+            source_model=folded(twin) if condition.sees == "twin" else None,
             check_stop=check_stop,
         )
 
@@ -181,17 +190,19 @@ class DQATrial(Trial):
         device = next(model.parameters()).device
         x = data.to_float(dataset.x_test[: self.examined].to(device))
         y = dataset.y_test[: self.examined].to(device)
-        arrays = {f"flags/{n}": np.array(v) for n, v in sanity.flags(model, x).items()}
+        arrays = {f"flags/{n}": np.array(v) for n, v in diagnostics.flags(model, x).items()}
         attacks = {"own": self.own, "main": self.main}
         for name, attack in attacks.items():
             check_stop()
-            shares = sanity.zero_gradients(model, attack, x, y)
+            shares = diagnostics.zero_gradients(model, attack, x, y)
             arrays |= {f"zero_gradients/{name}/{n}": np.array(v) for n, v in shares.items()}
-            curve = sanity.loss_by_step(model, attack, x, y, self.seed)
+            curve = diagnostics.loss_by_step(model, attack, x, y, self.seed)
             arrays[f"loss/{name}"] = np.array(curve)
-            named = sanity.false_labels(model, attack, x, y, self.seed)
+            named = diagnostics.false_labels(model, attack, x, y, self.seed)
             arrays[f"false_label/{name}"] = named.cpu().numpy()
-        found = sanity.planted(model, attacks, x[: self.planted], self.seed, check_stop)
+        found = diagnostics.binarization_test(
+            model, attacks, x[: self.planted], self.seed, check_stop
+        )
         return arrays | {f"planted/{n}": hit.numpy() for n, hit in found.items()}
 
 
@@ -221,7 +232,7 @@ class DoubleTrial(Trial):
         whole = nn.Sequential(guard, bare).eval()
         source = {"itself": None, "bare": bare, "twin": seen}[condition.sees]
         options = {"batch_size": self.batch, "seed": self.seed, "check_stop": check_stop}
-        return correct(whole, x, y, condition.attack, source=source, **options)
+        return correct(whole, x, y, condition.attack, source_model=source, **options)
 
 
 def folded(model: nn.Module | None) -> nn.Module | None:

@@ -13,19 +13,19 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from reproduce import adaptive, data, models
-from reproduce.adaptive import (
+from reproduce import data, models
+from reproduce.attacks import (
     NES,
     AdaptivePGD,
     AutoAttack,
     HopSkipJump,
     Noise,
     Square,
-    dlr,
-    logit_scale,
+    black_box,
     margin,
+    perturb,
 )
-from reproduce.attacks import perturb
+from reproduce.attacks.gradient import dlr, logit_scale
 from reproduce.quantizers import FixedQuantizer, activation
 
 
@@ -472,7 +472,7 @@ def test_a_black_box_breaks_some_digits_and_gradients_break_more(digits_lenet, a
 
 def test_hopskipjump_takes_many_images_a_part_at_a_time(digits_lenet, monkeypatch):
     model, x, y = digits_lenet
-    monkeypatch.setattr(adaptive, "_WALKERS", 6)
+    monkeypatch.setattr(black_box, "_WALKERS", 6)
     sizes = []
     handle = model.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
     found = broken(model, HopSkipJump(eps_255=150, steps=3), x[:16], y[:16])

@@ -3,6 +3,8 @@ from __future__ import annotations
 import copy
 import math
 import random
+import re
+from dataclasses import fields
 
 import foolbox
 import numpy as np
@@ -14,8 +16,8 @@ from scipy.stats import binomtest
 from torch import nn
 from torch.nn import functional as F
 
-from reproduce import data, models
-from reproduce.attacks import FGSM, PGD, perturb, surrogate
+from reproduce import attacks, data, models
+from reproduce.attacks import FGSM, PGD, bpda, perturb
 from reproduce.quantizers import DynamicQuantizer, FixedQuantizer, activation
 
 ATTACKS = {"fgsm": FGSM(20), "pgd": PGD(20, 5, 4)}
@@ -274,7 +276,7 @@ def test_a_zero_gradient_stops_pgd_and_a_straight_through_one_does_not(kind, bit
     model = quantised_lenet(kind, bits, "zero")
     assert torch.equal(perturb(model, attack, x, y, 0), x)
     for backward in ("straight_through", "tanh", "sigmoid"):
-        with surrogate(model, backward):
+        with bpda(model, backward):
             assert not torch.equal(perturb(model, attack, x, y, 0), x)
     assert torch.equal(perturb(model, attack, x, y, 0), x)
 
@@ -286,7 +288,7 @@ def test_a_surrogate_changes_no_output(kind, bits):
     with torch.no_grad():
         expected = model(x)
         for backward in ("zero", "tanh", "sigmoid"):
-            with surrogate(model, backward, temperature=3.0):
+            with bpda(model, backward, temperature=3.0):
                 assert torch.allclose(model(x), expected, atol=1e-4)
 
 
@@ -298,13 +300,13 @@ def test_pgd_with_a_rule_of_its_own_is_pgd_on_the_model_with_this_rule(kind):
     plain, informed = PGD(20, 5, 3), PGD(20, 5, 3, backward="sigmoid", temperature=2.0)
     found = perturb(model, informed, x, y, seed=0)
     assert not torch.equal(found, perturb(model, plain, x, y, seed=0)), "its own rule is back"
-    with surrogate(model, "sigmoid", 2.0):
+    with bpda(model, "sigmoid", 2.0):
         assert torch.equal(found, perturb(model, plain, x, y, seed=0))
 
 
 def test_without_a_rule_a_model_keeps_its_own():
     model = models.lenet(activation("fixed", 2, backward="tanh"))
-    with surrogate(model, None):
+    with bpda(model, None):
         assert {m.backward for m in model.modules() if isinstance(m, FixedQuantizer)} == {"tanh"}
 
 
@@ -325,9 +327,9 @@ def test_surrogates_nest_and_are_undone_even_after_an_error():
     model = quantised_lenet("dynamic", 2, "zero")
     model[2].set_backward("sigmoid", 5.0)
     before = rules(model)
-    with pytest.raises(ArithmeticError), surrogate(model, "tanh"):
+    with pytest.raises(ArithmeticError), bpda(model, "tanh"):
         assert rules(model) == [("tanh", 1.0)] * 4
-        with surrogate(model, "sigmoid", 2.5):
+        with bpda(model, "sigmoid", 2.5):
             assert rules(model) == [("sigmoid", 2.5)] * 4
         assert rules(model) == [("tanh", 1.0)] * 4
         raise ArithmeticError
@@ -339,7 +341,7 @@ def test_surrogates_nest_and_are_undone_even_after_an_error():
 def test_a_wrong_surrogate_is_refused_and_changes_nothing(kind, wrong):
     model = models.lenet(activation(kind, 2 if kind == "dynamic" else None))
     before = rules(model)
-    with pytest.raises(ValueError, match=r"nonsense|temperature"), surrogate(model, *wrong):
+    with pytest.raises(ValueError, match=r"nonsense|temperature"), bpda(model, *wrong):
         pass
     assert rules(model) == before
 
@@ -382,3 +384,75 @@ def test_images_outside_0_and_1_are_refused(attack, value):
     with pytest.raises(ValueError, match=r"must lie in \[0, 1\]") as caught:
         perturb(network(), attack, x, y, 0)
     assert "\n" not in str(caught.value)
+
+
+# --- What all attacks share -----------------------------------------------------------------------
+
+ALL = {
+    attacks.FGSM: (8,),
+    attacks.PGD: (8, 2, 5),
+    attacks.AdaptivePGD: {
+        "eps_255": 8,
+        "step_255": 2,
+        "steps": 3,
+        "restarts": 2,
+        "samples": 2,
+        "noise_255": 1,
+    },
+    attacks.AutoAttack: {"eps_255": 8, "steps": 10, "queries": 100},
+    attacks.NES: {"eps_255": 8, "step_255": 2, "steps": 3, "samples": 4, "sigma_255": 1},
+    attacks.Noise: {"eps_255": 8, "draws": 5},
+    attacks.Square: {"eps_255": 8, "queries": 50},
+    attacks.HopSkipJump: {"eps_255": 8, "steps": 3},
+    attacks.CarliniWagner: (5, 3, 0.01, 1.0),
+    attacks.ZOO: (60, 2, 5, 1.0, 0.01, 1.0),
+}
+MADE = {
+    kind: kind(**given) if isinstance(given, dict) else kind(*given) for kind, given in ALL.items()
+}
+
+
+def test_kinds_are_names_of_their_own_and_no_settings():
+    assert len({a.kind for a in MADE.values()}) == len(MADE)
+    for kind, attack in MADE.items():
+        assert kind.kind == attack.kind and re.fullmatch("[a-z-]+", kind.kind)
+        assert kind.family in ("gradient", "score", "decision", "noise", "ensemble")
+        assert not {"kind", "family", "passes"} & {f.name for f in fields(kind)}
+
+
+class Certain(nn.Module):
+    """Says class 0 of every image, whatever is done; counts the images that it is asked about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.asked = nn.Linear(48, 10), 0
+        self.layer.bias.data[0] = 1000.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.asked += len(x)
+        return self.layer(x.flatten(1))
+
+
+@pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.kind)
+def test_passes_are_about_what_an_image_that_never_falls_takes(kind):
+    torch.manual_seed(0)
+    attack, model = MADE[kind], Certain().eval()
+    x, y = torch.rand(2, 3, 4, 4), torch.zeros(2, dtype=torch.int64)
+    if kind is attacks.HopSkipJump:  # walks from an image of another class
+        model.forward = lambda images: boundary(model, images)
+        x[0], x[1] = 0.1, 0.9
+        y = torch.tensor([0, 1])
+    if kind is attacks.ZOO:
+        attack.run(model, x, y, seed=0)
+    elif kind is attacks.CarliniWagner:
+        attack.run(model, x, y)
+    else:
+        perturb(model, attack, x, y, 0)
+    each = model.asked / 2 / (3 if kind is attacks.ZOO else 1)
+    assert 0.4 * each - 4 <= attack.passes <= 1.5 * each, each
+
+
+def boundary(model, images: torch.Tensor) -> torch.Tensor:
+    model.asked += len(images)
+    bright = (images.flatten(1).mean(1) > 0.5).float()
+    return torch.stack([1 - bright, bright], 1)

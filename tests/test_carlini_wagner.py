@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from reproduce import carlini_wagner, data, models
-from reproduce import zoo as zoo_module
-from reproduce.attacks import surrogate
-from reproduce.carlini_wagner import CarliniWagner, Search, shortfall
+from reproduce import data, models
+from reproduce.attacks import bpda, carlini_wagner
+from reproduce.attacks import zoo as zoo_module
+from reproduce.attacks.carlini_wagner import CarliniWagner, Search, shortfall
+from reproduce.attacks.zoo import ZOO
 from reproduce.quantizers import activation
-from reproduce.zoo import ZOO
 
 CW = CarliniWagner(steps=50, search_steps=3, lr=0.05, initial_c=1)
 SHORT = CarliniWagner(steps=20, search_steps=3, lr=0.05, initial_c=1)
@@ -201,7 +201,7 @@ def test_without_a_gradient_it_fails_and_gives_up_and_with_a_surrogate_it_succee
     assert not found.success.any() and found.norms.isinf().all()
     assert torch.equal(found.images, x)
     assert (found.queries == 2).all()
-    with surrogate(model, "tanh"):
+    with bpda(model, "tanh"):
         assert replace(SHORT, initial_c=100).run(model, x, y).success.all()
 
 

@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 
 from reproduce import __main__ as cli
 from reproduce import data, experiments, grids, results, storage, trials, units
-from reproduce.adaptive import Noise
-from reproduce.attacks import FGSM, PGD
+from reproduce.attacks import FGSM, PGD, Noise
 from reproduce.grids import dqa, grid
 from reproduce.results import Record
 from reproduce.training import Interrupted

@@ -243,7 +243,7 @@ def test_the_gpu_kernel_gives_what_the_loop_gives(interpreted, bits):
 @pytest.mark.parametrize("known", [{}, {"bits": 1}], ids=["any", "1 bit"])  # as it is specialised
 def test_the_gpu_kernel_compiles_where_there_is_no_gpu(capability, known):
     triton = pytest.importorskip("triton")
-    from reproduce import dither_triton
+    from reproduce.kernels import dither_triton
 
     known = {"lanes": 32, **known}
     kinds = {"image": "*u8", **dict.fromkeys(("count", "height", "width", "bits"), "i32")}

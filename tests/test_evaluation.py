@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from reproduce import data
 from reproduce.attacks import FGSM, PGD, perturb
 from reproduce.dither import floyd_steinberg
 from reproduce.evaluation import batch_seed, collapsed, correct, paired, warning_signs, wilson
+from reproduce.pipeline import DoubleQuantizer
 from reproduce.quantizers import filter_radius, linear_quantize
 from reproduce.training import Interrupted
 
@@ -97,17 +97,24 @@ def test_accuracy_under_pgd_falls_with_the_radius(digits_lenet):
 # --- Seeds ----------------------------------------------------------------------------------------
 
 
+class Seen(nn.Sequential):
+    """A model, and the images that it was asked about, with whether gradients were wanted."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__(*layers)
+        self.calls = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls.append((x, torch.is_grad_enabled()))
+        return super().forward(x)
+
+
 def attacked(model: nn.Module, images, labels, *, seed: int, batch_size: int) -> torch.Tensor:
     """The images as the attack left them."""
-    made = []
-
-    def watch(x: torch.Tensor) -> torch.Tensor:
-        made.append(x)
-        return x
-
-    attack = PGD(8, 2, 2)
-    correct(model, images, labels, attack, batch_size=batch_size, seed=seed, defence=watch)
-    return torch.cat(made)
+    judge, attack = Seen(model), PGD(8, 2, 2)
+    options = {"batch_size": batch_size, "seed": seed, "source_model": model}
+    correct(judge, images, labels, attack, **options)
+    return torch.cat([x for x, _ in judge.calls])
 
 
 def test_random_starts_depend_on_the_seed_and_the_batch_alone(digits_lenet):
@@ -120,7 +127,7 @@ def test_random_starts_depend_on_the_seed_and_the_batch_alone(digits_lenet):
     assert not torch.equal(first[:2], first[2:]), "two batches must not share their random starts"
 
 
-# --- A defence ------------------------------------------------------------------------------------
+# --- A filter that the attack does not know of ----------------------------------------------------
 
 
 # "nearest" at the depths whose levels are whole grey levels: elsewhere a level rounded to uint8 is
@@ -138,33 +145,34 @@ def test_inside_the_filter_radius_quantisation_gives_exactly_the_clean_result(
     images = floyd_steinberg(images, bits) if dithered else images
     images = (linear_quantize(images / 255, bits) * 255).round().byte()
     radius = filter_radius(bits, rounding)
-    defence = functools.partial(linear_quantize, bits=bits, rounding=rounding)
+    judge = nn.Sequential(DoubleQuantizer(bits, False, rounding), model).eval()
     clean = correct(model, images, labels, batch_size=25)
     for attack in FGSM(radius), PGD(radius, radius / 2, 3):
-        hits = correct(model, images, labels, attack, batch_size=25, defence=defence)
+        hits = correct(judge, images, labels, attack, batch_size=25, source_model=model)
         assert torch.equal(hits, clean)
 
 
 def test_beyond_the_filter_radius_quantisation_does_not_save_the_model(digits_lenet):
     model, images, labels = digits_lenet
     images = (linear_quantize(images / 255, 3) * 255).round().byte()
-    defence = functools.partial(linear_quantize, bits=3)
+    judge = nn.Sequential(DoubleQuantizer(3, False), model).eval()
     clean = correct(model, images, labels, batch_size=200).sum()
     attack = PGD(64, 16, 8)
-    hits = correct(model, images, labels, attack, batch_size=200, defence=defence)
+    hits = correct(judge, images, labels, attack, batch_size=200, source_model=model)
     assert hits.sum() < clean / 2
 
 
-def test_the_attack_sees_the_bare_model_and_the_defence_what_it_made(digits_lenet):
-    model, images, labels = digits_lenet
-    attack = PGD(8, 2, 2, random_start=False)
-    calls = []
-
-    def defence(x: torch.Tensor) -> torch.Tensor:
-        calls.append((x, torch.is_grad_enabled()))
+class Blank(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.zeros_like(x)
 
-    hits = correct(model, images, labels, attack, batch_size=64, defence=defence)
+
+def test_the_attack_sees_the_bare_model_and_the_judge_what_it_made(digits_lenet):
+    model, images, labels = digits_lenet
+    attack = PGD(8, 2, 2, random_start=False)
+    judge = Seen(Blank(), model).eval()
+    hits = correct(judge, images, labels, attack, batch_size=64, source_model=model)
+    calls = judge.calls
     x = data.to_float(images)
     expected = [
         perturb(model, attack, a, b, 0) for a, b in zip(x.split(64), labels.split(64), strict=True)
@@ -173,7 +181,7 @@ def test_the_attack_sees_the_bare_model_and_the_defence_what_it_made(digits_lene
     assert torch.equal(torch.cat([x for x, _ in calls]), torch.cat(expected))
     assert not any(grad for _, grad in calls)
     blank = model(torch.zeros_like(x[:1])).argmax()
-    assert torch.equal(hits, labels == blank), "the verdict is on the defended images"
+    assert torch.equal(hits, labels == blank), "the verdict is on the filtered images"
 
 
 def test_the_attack_sees_the_source_and_the_model_judges(digits_lenet):
@@ -181,7 +189,7 @@ def test_the_attack_sees_the_source_and_the_model_judges(digits_lenet):
     torch.manual_seed(1)
     other = nn.Sequential(nn.Flatten(), nn.Linear(784, 10)).train()
     attack = PGD(30, 10, 3)
-    hits = correct(model, images, labels, attack, batch_size=64, seed=5, source=other)
+    hits = correct(model, images, labels, attack, batch_size=64, seed=5, source_model=other)
     expected = []
     for number, (a, b) in enumerate(zip(images.split(64), labels.split(64), strict=True)):
         made = perturb(other, attack, data.to_float(a), b, batch_seed(5, number))

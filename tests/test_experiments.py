@@ -537,7 +537,8 @@ def evaluations(monkeypatch) -> list:
     asked = []
 
     def correct(model, images, labels, attack=None, **options):
-        asked.append((images, labels, attack, options))
+        judge = {"judge": model} if "source_model" in options else {}
+        asked.append((images, labels, attack, options | judge))
         return torch.ones(len(images), dtype=torch.bool)
 
     monkeypatch.setattr(grids, "correct", correct)
@@ -572,8 +573,9 @@ def test_a_double_quantization_network_is_evaluated_on_all_kinds_of_image(evalua
         levels = (grey.int() // 2 ** (8 - bits)).float() / (2**bits - 1)
         assert torch.equal(images, (levels * 255).round().byte())
         assert torch.equal(labels, y[:count]) and seen == attack
-        defended = options.pop("defence")(images / 255)
-        assert torch.allclose(defended, levels, atol=1e-6), "the defence finds the level again"
+        guard, network = options.pop("judge")
+        assert network is options.pop("source_model")
+        assert torch.allclose(guard(images / 255), levels, atol=1e-6), "it finds the level again"
         assert options == {"batch_size": 125, "seed": 3, "check_stop": stop}
 
 
@@ -591,7 +593,7 @@ def test_a_network_for_another_halftone_sees_it_in_training_and_test(
     for asked, test, attack in zip(evaluations, (expected, expected[:4], x), attacks, strict=True):
         images, _, seen, options = asked
         assert torch.equal(images, test) and seen == attack
-        assert torch.equal((options["defence"](images / 255) * 255).round().byte(), images)
+        assert torch.equal((options["judge"][0](images / 255) * 255).round().byte(), images)
 
 
 def test_a_run_takes_the_first_images_and_its_own_settings(trainings):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from reproduce import fused as module
-from reproduce.fused import LARGE, fused
+from reproduce.kernels import fused as module
+from reproduce.kernels.fused import LARGE, fused
 from reproduce.quantizers import DynamicQuantizer, FixedQuantizer
 
 compiles = pytest.mark.skipif(not module._compiles("cpu"), reason="torch.compile has no compiler")

@@ -27,13 +27,10 @@ LAYERS = [
     {"double", "figures"},
     {"embedding", "results"},
     {"evaluation"},
-    {"training", "zoo"},
-    {"sanity"},
-    {"adaptive", "carlini_wagner", "pipeline"},
-    {"attacks"},
-    {"models", "quantizers"},
-    {"dither"},
-    {"data", "dither_triton", "fused", "published", "storage"},
+    {"training"},
+    {"attacks", "pipeline"},
+    {"dither", "models", "quantizers"},
+    {"data", "kernels", "published", "storage"},
 ]
 DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from reproduce import data, grids, norms, units, variants
-from reproduce.attacks import PGD, surrogate
-from reproduce.carlini_wagner import CarliniWagner
+from reproduce.attacks import PGD, bpda
+from reproduce.attacks.carlini_wagner import CarliniWagner
+from reproduce.attacks.zoo import ZOO
 from reproduce.evaluation import batch_seed
 from reproduce.experiments import run, trained
 from reproduce.norms import Minimal, NormTrial, norm_trial
 from reproduce.trials import DQATrial
-from reproduce.zoo import ZOO
 
 CW = CarliniWagner(steps=8, search_steps=2, lr=0.1, initial_c=1.0)
 SMALL_ZOO = ZOO(200, 1, 40, 8.0, lr=0.2, initial_c=100.0)
@@ -50,7 +50,7 @@ def test_a_norm_trial_keeps_each_norm_and_counts_as_correct_what_was_never_broke
                 found = SMALL_ZOO.run(model, x, y, seed=batch_seed(0, number))
             else:
                 rule = "zero" if name == "cw/zero" else "straight_through"
-                with surrogate(model, rule):
+                with bpda(model, rule):
                     found = CW.run(model, x, y)
             expected += found.norms.tolist()
         stored = record.arrays[f"norm/{name}"]

@@ -9,8 +9,17 @@ import pytest
 import torch
 
 from reproduce import data, experiments, grids, results, storage, trials
-from reproduce.adaptive import NES, AdaptivePGD, AutoAttack, HopSkipJump, Noise, Square
-from reproduce.attacks import FGSM, PGD, perturb
+from reproduce.attacks import (
+    FGSM,
+    NES,
+    PGD,
+    AdaptivePGD,
+    AutoAttack,
+    HopSkipJump,
+    Noise,
+    Square,
+    perturb,
+)
 from reproduce.evaluation import batch_seed, correct
 from reproduce.experiments import NoWeights, run, trained
 from reproduce.grids import configuration, double_quantization, dqa, quantised
@@ -302,7 +311,7 @@ def test_a_dqa_network_is_asked_one_image_at_a_time(asked):
         assert len(layers) == 4 and {m.maximum for m in layers} == {"image"}
         assert torch.equal(x, dataset.x_test[: c.images]) and attack == c.attack
         assert torch.equal(y, dataset.y_test[: c.images])
-        source = options.pop("source")
+        source = options.pop("source_model")
         assert (source is None) == (c.sees != "twin")
         with torch.no_grad():
             few = data.to_float(x[:2])
@@ -492,7 +501,7 @@ def test_a_failed_trial_is_kept_as_failed_and_its_base_untouched(monkeypatch, fo
     before = files()
     assert len(before) == 3, "record, arrays, weights"
     with monkeypatch.context() as patch:
-        patch.setattr(trials.sanity, "planted", breaks)
+        patch.setattr(trials.diagnostics, "binarization_test", breaks)
         with pytest.raises(ArithmeticError, match="it broke"):
             run(based)
     (failure,) = results.failures()

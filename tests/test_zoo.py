@@ -10,8 +10,8 @@ from art.estimators.classification import PyTorchClassifier
 from torch import Tensor, nn
 
 from reproduce import data
+from reproduce.attacks.zoo import ZOO
 from reproduce.quantizers import linear_quantize
-from reproduce.zoo import ZOO
 
 
 def linear(corner: bool = False) -> tuple[nn.Module, Tensor, Tensor, float]:

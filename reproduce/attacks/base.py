@@ -1,17 +1,21 @@
-"""Attack settings, run by torchattacks, and the backward surrogates that they may use."""
+"""What all attacks share: the protocol, the state of a model under attack, backward surrogates.
+
+An attack that judges as it goes leaves an image that the model gets wrong as it is at that moment,
+so the work goes to those that still stand. One that never falls comes back unperturbed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
-import torchattacks
 from torch import Tensor, nn
 
 from reproduce.quantizers import Backward, DynamicQuantizer, FixedQuantizer, check_backward
+
+Perturb = Callable[[Tensor, Tensor], Tensor]
 
 
 @contextmanager
@@ -51,7 +55,7 @@ def full_float32() -> Iterator[None]:
 
 
 def check_rule(backward: Backward | None, temperature: float | None) -> None:
-    """Raise ValueError for a rule or a temperature that `surrogate` would not take."""
+    """Raise ValueError for a rule or a temperature that `bpda` would not take."""
     if backward is None and temperature is not None:
         raise ValueError(f"temperature is {temperature!r} without a rule; give backward as well")
     rule = "zero" if backward is None else backward
@@ -59,7 +63,7 @@ def check_rule(backward: Backward | None, temperature: float | None) -> None:
 
 
 @contextmanager
-def surrogate(
+def bpda(
     model: nn.Module, backward: Backward | None, temperature: float | None = None
 ) -> Iterator[None]:
     """Give every activation quantiser of `model` another backward rule for a while.
@@ -106,69 +110,22 @@ def check_counts(least: int = 1, **values: int) -> None:
             raise ValueError(f"{name} is {value!r}; it must be a whole number, at least {least}")
 
 
-@dataclass(frozen=True)
-class FGSM:
-    """One step of size eps along the sign of the gradient.
-
-    Args:   eps_255: l-infinity radius in grey levels (1/255).
-    Raises: ValueError: a negative or infinite radius.
-    Source: Goodfellow et al. 2015; Double quantization, Eq. 1.
-    """
-
-    eps_255: float
-
-    def __post_init__(self) -> None:
-        check_sizes(eps_255=self.eps_255)
-
-    def attack(self, model: nn.Module) -> torchattacks.attack.Attack:
-        return torchattacks.FGSM(model, eps=self.eps_255 / 255)
-
-
-@dataclass(frozen=True)
-class PGD:
-    """Projected gradient descent in the l-infinity ball, on the cross-entropy.
-
-    Args:   eps_255, step_255: radius and step size in grey levels (1/255). steps: at least 1.
-            random_start: start at a uniform point of the ball. backward, temperature: what it takes
-            for the quantisers' derivative (see surrogate); None for the network's own rule.
-    Raises: ValueError: a negative or infinite radius or step, steps below 1, an unknown rule.
-    Source: Madry et al. 2018; DQA, section 3.2; Double quantization, Eq. 2.
-    """
-
-    eps_255: float
-    step_255: float
-    steps: int
-    random_start: bool = True
-    backward: Backward | None = None
-    temperature: float | None = None
-
-    def __post_init__(self) -> None:
-        check_sizes(eps_255=self.eps_255, step_255=self.step_255)
-        check_counts(steps=self.steps)
-        check_rule(self.backward, self.temperature)
-
-    def attack(self, model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
-        pgd = torchattacks.PGD(
-            model,
-            eps=self.eps_255 / 255,
-            alpha=self.step_255 / 255,
-            steps=self.steps,
-            random_start=self.random_start,
-        )
-
-        def run(images: Tensor, labels: Tensor) -> Tensor:
-            with surrogate(model, self.backward, self.temperature):
-                return pgd(images, labels)
-
-        return run
-
-
 class Attack(Protocol):
-    """Settings of an attack, here or in reproduce.adaptive."""
+    """Settings of an attack in the l-infinity ball.
 
+    kind: its name in records. family: what it needs of the model: "gradient", "score" (outputs),
+    "decision" (the label), "noise" (nothing), or "ensemble" for several of these.
+    """
+
+    kind: ClassVar[str]
+    family: ClassVar[str]
     eps_255: float
 
-    def attack(self, model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    @property
+    def passes(self) -> int:
+        """About how many passes, forward and mostly backward, one image takes at most."""
+
+    def attack(self, model: nn.Module) -> Perturb:
         """From images (N, C, H, W) in [0, 1] and labels (N,) to adversarial examples."""
 
 
@@ -202,3 +159,31 @@ def perturb(model: nn.Module, attack: Attack, images: Tensor, labels: Tensor, se
             return attack.attack(model)(images, labels)
     finally:
         model.train(was_training)
+
+
+class Standing:
+    """Which images the model still gets right, and what broke the others."""
+
+    def __init__(self, model: nn.Module, images: Tensor, labels: Tensor) -> None:
+        self.found, self.labels = images.clone(), labels
+        self.index = torch.arange(len(images), device=images.device)
+        if len(images):
+            self.judge(model, images)
+
+    def drop(self, x: Tensor, logits: Tensor) -> Tensor:
+        """Take out those of the standing images that x breaks; (n,) bool, which stay."""
+        keep = logits.argmax(1) == self.labels[self.index]
+        self.found[self.index[~keep]] = x[~keep]
+        self.index = self.index[keep]
+        return keep
+
+    def judge(self, model: nn.Module, x: Tensor) -> Tensor:
+        if not len(x):
+            return torch.ones(0, dtype=torch.bool, device=x.device)
+        with torch.no_grad():
+            return self.drop(x, model(x))
+
+
+def drawn_seed() -> int:
+    """For attacks that seed the generators themselves: what `attacks.seeded` has put there."""
+    return torch.initial_seed() % 2**31

@@ -8,18 +8,18 @@ from torch import nn
 from torch.nn import functional as F
 
 from reproduce import data, models
-from reproduce.adaptive import AdaptivePGD
-from reproduce.quantizers import activation
-from reproduce.sanity import (
+from reproduce.attacks import AdaptivePGD
+from reproduce.attacks.diagnostics import (
     FRESH,
     INNER,
     PLANTING,
+    binarization_test,
     false_labels,
     flags,
     loss_by_step,
-    planted,
     zero_gradients,
 )
+from reproduce.quantizers import activation
 
 PGD = AdaptivePGD(eps_255=20, step_255=6, steps=4)
 
@@ -238,23 +238,23 @@ def features(pixels: int = 16) -> nn.Sequential:
 
 def heads(monkeypatch) -> list[tuple[nn.Module, torch.Tensor, nn.Linear]]:
     """What planted examples were made: (body, image, head)."""
-    from reproduce import sanity
+    from reproduce.attacks import diagnostics
 
-    made, genuine = [], sanity._head
+    made, genuine = [], diagnostics._head
 
     def watched(body, image, eps, generator):
         head = genuine(body, image, eps, generator)
         made.append((body, image, head))
         return head
 
-    monkeypatch.setattr(sanity, "_head", watched)
+    monkeypatch.setattr(diagnostics, "_head", watched)
     return made
 
 
 def test_the_planted_corner_is_on_the_far_side_and_all_inner_points_on_the_near_one(monkeypatch):
     made = heads(monkeypatch)
     x, eps = images(8), 20 / 255
-    found = planted(features(), {"own": PGD}, x, seed=40)
+    found = binarization_test(features(), {"own": PGD}, x, seed=40)
     assert found["valid"].all() and len(made) == 8
     for i, (body, image, head) in enumerate(made):
         assert torch.equal(image, x[i])
@@ -277,7 +277,7 @@ def test_the_planted_corner_is_on_the_far_side_and_all_inner_points_on_the_near_
 def test_a_strong_attack_finds_every_planted_example_and_random_points_hardly_any():
     x = images(30, size=10)
     attacks = {"strong": replace(PGD, steps=10), "still": replace(PGD, step_255=0.0, steps=1)}
-    found = planted(features(100), attacks, x, seed=0)
+    found = binarization_test(features(100), attacks, x, seed=0)
     assert list(found) == ["valid", "random", "strong", "still"]
     assert all(hit.shape == (30,) and hit.dtype == torch.bool for hit in found.values())
     assert found["strong"].all() and found["random"].sum() <= 3
@@ -293,7 +293,7 @@ def test_an_attack_without_a_gradient_misses_what_is_planted_in_a_quantised_netw
         "zero": replace(base, backward="zero"),
         "sigmoid": replace(base, backward="sigmoid", temperature=5.0),
     }
-    found = planted(model, attacks, x, seed=0)
+    found = binarization_test(model, attacks, x, seed=0)
     assert found["valid"].all() and found["sigmoid"].all() and not found["zero"].any()
 
 
@@ -303,7 +303,7 @@ def test_the_network_with_a_planted_head_is_asked_in_eval_mode_and_left_in_it():
     model.insert(2, nn.BatchNorm1d(24))
     model.eval()
     before = {name: t.clone() for name, t in model.state_dict().items()}
-    planted(model, {"own": PGD}, images(2), seed=0)
+    binarization_test(model, {"own": PGD}, images(2), seed=0)
     assert not any(m.training for m in model.modules())
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
 
@@ -320,7 +320,7 @@ def test_an_attack_s_start_knows_nothing_of_the_planted_corner(monkeypatch):
 
     x = torch.full((20, 1, 10, 10), 0.5)
     model = nn.Sequential(Watched(), *features(100)[1:])
-    planted(model, {"own": replace(PGD, steps=1)}, x, seed=0)
+    binarization_test(model, {"own": replace(PGD, steps=1)}, x, seed=0)
     same = 0.0
     for start, (body, image, head) in zip(starts, made, strict=True):
         uphill = (head.weight.diff(dim=0) @ body[1].weight).view_as(image)
@@ -331,16 +331,16 @@ def test_an_attack_s_start_knows_nothing_of_the_planted_corner(monkeypatch):
 def test_where_the_features_do_not_move_nothing_is_planted():
     model = features()
     model[1].weight.data.zero_()
-    found = planted(model, {"own": PGD}, images(3), seed=0)
+    found = binarization_test(model, {"own": PGD}, images(3), seed=0)
     assert not any(hit.any() for hit in found.values())
 
 
 def test_an_image_s_planting_depends_on_the_seed_and_its_place_alone():
     x, model = images(6), features()
-    found = planted(model, {"own": PGD}, x, seed=3)
+    found = binarization_test(model, {"own": PGD}, x, seed=3)
     torch.manual_seed(1234)
     state = torch.get_rng_state()
-    rest = planted(model, {"own": PGD}, x[2:], seed=5)
+    rest = binarization_test(model, {"own": PGD}, x[2:], seed=5)
     assert torch.equal(torch.get_rng_state(), state)
     for name, hit in rest.items():
         assert torch.equal(hit, found[name][2:])
@@ -355,7 +355,7 @@ def test_it_can_be_stopped_before_any_image():
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        planted(features(), {"own": PGD}, images(6), 0, stop)
+        binarization_test(features(), {"own": PGD}, images(6), 0, stop)
     assert len(calls) == 3
 
 
@@ -363,5 +363,5 @@ def test_it_can_be_stopped_before_any_image():
 def test_attacks_of_other_radii_are_refused_in_one_line(radii):
     attacks = {str(eps): replace(PGD, eps_255=eps) for eps in radii}
     with pytest.raises(ValueError, match="give attacks of one eps") as caught:
-        planted(features(), attacks, images(1), 0)
+        binarization_test(features(), attacks, images(1), 0)
     assert str(sorted(radii)) in str(caught.value) and "\n" not in str(caught.value)

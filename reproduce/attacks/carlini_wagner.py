@@ -10,13 +10,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from reproduce.attacks import (
+from reproduce.attacks.base import (
     check_counts,
     check_images,
     check_sizes,
@@ -167,6 +167,9 @@ class CarliniWagner:
     Source: Carlini and Wagner 2017, sections V and VI-A; DQA, Table 3.
     """
 
+    kind: ClassVar[str] = "carlini-wagner"
+    family: ClassVar[str] = "gradient"
+
     steps: int
     search_steps: int
     lr: float
@@ -176,6 +179,10 @@ class CarliniWagner:
     def __post_init__(self) -> None:
         check_counts(steps=self.steps)
         check_settings(self)
+
+    @property
+    def passes(self) -> int:
+        return self.steps * self.search_steps
 
     def run(
         self,

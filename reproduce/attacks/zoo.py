@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from reproduce.attacks import check_counts
-from reproduce.carlini_wagner import (
+from reproduce.attacks.base import check_counts
+from reproduce.attacks.carlini_wagner import (
     Adversarial,
     Search,
     check_settings,
@@ -73,6 +74,9 @@ class ZOO:
     Source: Chen et al. 2017, sections 3.2 to 3.4, algorithm 2; DQA, Table 5.
     """
 
+    kind: ClassVar[str] = "zoo"
+    family: ClassVar[str] = "score"
+
     queries: int
     search_steps: int
     coordinates: int
@@ -92,6 +96,10 @@ class ZOO:
             )
         if not 0.001 <= self.h_255 <= 255:
             raise ValueError(f"h_255 is {self.h_255}; it must lie in [0.001, 255]")
+
+    @property
+    def passes(self) -> int:
+        return self.queries // 3  # forward passes alone
 
     def run(
         self,

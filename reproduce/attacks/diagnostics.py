@@ -10,8 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from reproduce.adaptive import AdaptivePGD
-from reproduce.attacks import perturb, seeded
+from reproduce.attacks.base import perturb, seeded
+from reproduce.attacks.gradient import AdaptivePGD
 from reproduce.quantizers import DynamicQuantizer, FixedQuantizer
 
 INNER = 256  # random points around an image, on the planted head's near side
@@ -119,7 +119,7 @@ def false_labels(
         return model(x).argmax(1) == false
 
 
-def planted(
+def binarization_test(
     model: nn.Sequential,
     attacks: dict[str, AdaptivePGD],
     images: Tensor,
@@ -138,7 +138,7 @@ def planted(
     Returns: (N,) bool each: "valid", the corner could be told apart; "random", one of 256 fresh
              random points is on the corner's side; and one for each attack, whether it got there.
     Raises:  ValueError: attacks of different eps.
-    Source:  Zimmermann et al. 2022, the binarization test, with one boundary point.
+    Source:  Zimmermann et al. 2022, with one boundary point.
     """
     radii = {a.eps_255 for a in attacks.values()}
     if len(radii) != 1:

@@ -1,0 +1,27 @@
+"""Attacks on a model, each a frozen dataclass of its settings."""
+
+from reproduce.attacks.base import Attack, bpda, check_images, full_float32, margin, perturb, seeded
+from reproduce.attacks.black_box import NES, HopSkipJump, Noise, Square
+from reproduce.attacks.carlini_wagner import CarliniWagner
+from reproduce.attacks.gradient import FGSM, PGD, AdaptivePGD, AutoAttack
+from reproduce.attacks.zoo import ZOO
+
+__all__ = [
+    "FGSM",
+    "NES",
+    "PGD",
+    "ZOO",
+    "AdaptivePGD",
+    "Attack",
+    "AutoAttack",
+    "CarliniWagner",
+    "HopSkipJump",
+    "Noise",
+    "Square",
+    "bpda",
+    "check_images",
+    "full_float32",
+    "margin",
+    "perturb",
+    "seeded",
+]
