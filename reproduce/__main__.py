@@ -138,7 +138,9 @@ def show_list(args: argparse.Namespace) -> int:
     for e in chosen(args):
         if args.json:
             needs = [n.key for n in e.unit.needs()]
-            files = [str(f) for f in runner.weights_files(e.network)] if e.suite == "network" else []
+            files = (
+                [str(f) for f in runner.weights_files(e.network)] if e.suite == "network" else []
+            )
             found = {"key": e.unit.key, "folder": e.unit.folder, "name": e.unit.name}
             found |= {"suite": e.suite, "dataset": e.network.dataset, "needs": needs}
             print(json.dumps(found | {"multiply_adds": e.cost, "weights": files}))
@@ -264,7 +266,9 @@ def _run_one(unit: Unit, stop: Stop, bar: _Bar, waiting: list[Unit]) -> int:
             raise  # no data, no room: the next unit would meet it too
         bar.close()
         reason = str(error).splitlines()[0] if str(error) else ""
-        print(f"{unit.folder} {unit.name} failed: {type(error).__name__}: {reason}", file=sys.stderr)
+        print(
+            f"{unit.folder} {unit.name} failed: {type(error).__name__}: {reason}", file=sys.stderr
+        )
         return 1
     else:
         bar.close()

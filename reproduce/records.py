@@ -59,7 +59,7 @@ def configuration(unit) -> dict:
 
     def plain(value):
         if is_dataclass(value):
-            if hasattr(value, "key") and value is not unit:
+            if value is not unit and hasattr(value, "key"):
                 return value.key
             kind = {"kind": value.kind} if hasattr(value, "kind") else {}
             named = {f.name: getattr(value, f.name) for f in fields(value) if f.compare}
@@ -68,11 +68,14 @@ def configuration(unit) -> dict:
             return {name: plain(v) for name, v in value.items()}
         if isinstance(value, tuple | list):
             return [plain(v) for v in value]
-        if isinstance(value, float) and value.is_integer():
-            return int(value)
-        return value
+        return plain_number(value) if isinstance(value, float) else value
 
     return plain(unit)
+
+
+def plain_number(value: float) -> float:
+    """A number as configurations hold it: 8.0 is 8."""
+    return int(value) if float(value).is_integer() else value
 
 
 def canonical(content: object) -> bytes:
@@ -151,13 +154,13 @@ class Record:
     @property
     def path(self) -> Path:
         """Where its file stands, or would stand."""
-        stem = self.name if self.name == "network" else f"{_slug(self.name)}-{self.key}"
+        stem = self.name if self.name == "network" else f"{slug(self.name)}-{self.key}"
         if self.error is not None:
             stem += f"-failed-{self.run.created.replace(':', '')}"
         return root() / self.folder / f"{stem}.json"
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
     """A name as part of a file's: "rule/sigmoid-5" is rule-sigmoid-5."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", name)
 
@@ -293,6 +296,12 @@ def found(units: dict) -> dict:
     """The records of named units, without those that have none."""
     records = {name: find(unit) for name, unit in units.items()}
     return {name: record for name, record in records.items() if record is not None}
+
+
+def of(network: Unit) -> Iterator[Record]:
+    """All records of a network, failed ones too, in the order of their names. Raises Damaged."""
+    for file in sorted((root() / network.folder).glob("*.json")):
+        yield read(file)
 
 
 def every() -> Iterator[Record]:

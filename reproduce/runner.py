@@ -1,4 +1,4 @@
-"""Running a unit: train a network or measure one, and store the record; or find the one there is."""
+"""Running a unit: train a network or measure one and store the record, or find the one there is."""
 
 from __future__ import annotations
 

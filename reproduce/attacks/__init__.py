@@ -8,6 +8,7 @@ from reproduce.attacks.zoo import ZOO
 
 __all__ = [
     "FGSM",
+    "KINDS",
     "NES",
     "PGD",
     "ZOO",
@@ -25,3 +26,16 @@ __all__ = [
     "perturb",
     "seeded",
 ]
+
+KINDS = (
+    FGSM,
+    PGD,
+    AdaptivePGD,
+    AutoAttack,
+    CarliniWagner,
+    NES,
+    Square,
+    ZOO,
+    HopSkipJump,
+    Noise,
+)

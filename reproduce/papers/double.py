@@ -169,9 +169,7 @@ HARDENED_KINDS = ((2, True), (8, False))  # the best of the paper's, and its con
 _HARDENED = {"smoke": (1, 200), "laptop": (15, 10_000), "paper": (60, None)}  # epochs, images
 
 
-def hardened(
-    bits: int, dithered: bool, *, seed: int = 0, scale: str = "laptop"
-) -> HardenedNetwork:
+def hardened(bits: int, dithered: bool, *, seed: int = 0, scale: str = "laptop") -> HardenedNetwork:
     """A network that sees the filter's output in adversarial training.
 
     Raises: ValueError: as `network`.

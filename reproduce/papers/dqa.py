@@ -10,9 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from torch import nn
-
-from reproduce import data, models
+from reproduce import models
 from reproduce.attacks import (
     FGSM,
     NES,

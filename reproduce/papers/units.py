@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from reproduce import data, models, records
-from reproduce.attacks import Attack, CarliniWagner, ZOO, bpda, full_float32
+from reproduce.attacks import ZOO, Attack, CarliniWagner, bpda, full_float32
 from reproduce.evaluation import batch_seed, correct
 from reproduce.quantizers import Backward, FixedQuantizer
 from reproduce.training import Settings, derived_seed
@@ -205,7 +205,7 @@ class Evaluation(Measurement):
 
     @property
     def family(self) -> str:
-        """"clean", "transfer", or its attack's: gradient, score, decision, noise or ensemble."""
+        """ "clean", "transfer", or its attack's: gradient, score, decision, noise or ensemble."""
         if self.attack is None:
             return "clean"
         return "transfer" if self.source is not None else self.attack.family

@@ -1,0 +1,1 @@
+"""What the records say: tables as DataFrames, figures, and the claims' rules. No sentences."""
