@@ -1,4 +1,4 @@
-"""python -m reproduce list | status | run: the networks and measurements, and doing what is missing."""
+"""python -m reproduce list | status | run: what there is, what is done, and doing the rest."""
 
 from __future__ import annotations
 

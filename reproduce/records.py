@@ -2,7 +2,7 @@
 
 results/<paper>-<dataset>/<slug>-<key>/network.json            what was trained, how, at what cost
                                       /weights.safetensors     if small enough to keep
-                                      /<name>-<key>.json       a measurement: what was asked, what came out
+                                      /<name>-<key>.json       a measurement: asked, and found
                                       /<name>-<key>.npz        arrays that only a figure needs
                                       /<name>-<key>-failed-<time>.json     a run that failed, kept
 

@@ -154,8 +154,8 @@ class OneByOne(AsTrained):
 class Measurement(_Keyed):
     """Something that is measured of a trained network.
 
-    Args: network: whose answers count. view: how it is asked. name: readable, in no key. images: the
-          first of the test set; None for all. batch: how many at a time. seed: of all that is
+    Args: network: whose answers count. view: how it is asked. name: readable, in no key. images:
+          the first of the test set; None for all. batch: how many at a time. seed: of all that is
           drawn; that of attacks depends on the number of the batch, too.
     """
 

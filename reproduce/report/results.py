@@ -1,4 +1,4 @@
-"""What is there of a network: its records by suite and name, and the worst case over its attacks."""
+"""What is there of a network: records by suite and name, and the worst case over its attacks."""
 
 from __future__ import annotations
 
