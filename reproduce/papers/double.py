@@ -273,7 +273,7 @@ class Whole(AsTrained):
 
 # --- Tables I and II ------------------------------------------------------------------------------
 
-PAPER_STEPS = {"smoke": 3, "laptop": 20, "paper": 20}
+PAPER_STEPS = {"smoke": 3, "laptop": 20, "paper": 20, "original": 20}
 TABLE_IMAGES = {"smoke": 100}  # else all
 ATTACKED_IMAGES = {"smoke": 20, "laptop": 1_000}  # else all
 TABLE_BATCH = {"smoke": 125, "laptop": 125, "paper": 1_000}
@@ -345,6 +345,7 @@ BUDGETS = {
         shown=4,
     ),
     "laptop": Budget(500, 100),
+    "original": Budget(2_000, 250),
     "paper": Budget(
         10_000, 1_000, batch=1_000, checked=1_000, draws=1_000, examined=500, binarised=200
     ),
@@ -419,26 +420,29 @@ def trial(base: ImageNetwork) -> dict[str, Measurement]:
 
 @dataclass(frozen=True, kw_only=True)
 class Stages(Measurement):
-    """The first images as sent (dithered, or as they are), attacked, and as received.
+    """The first images as the attack finds them, attacked, and as the network receives them.
 
-    "example/STAGE": (N, C, H, W) uint8. "confidence/STAGE": (N, classes) float32, what the network
-    says of them, without any filter but the one that "received" has passed.
+    "example/STAGE": (N, C, H, W) uint8, of "sent" (dithered, or as they are, where the noise comes
+    before dithering), "attacked" and "received". "confidence/STAGE": (N, classes) float32, what the
+    network says of them, without any filter but the one that "received" has passed.
     """
 
-    attack: PGD
+    attack: PGD | AdaptivePGD
     view: Filtered
 
     kind: ClassVar[str] = "stages"
 
     def outcome(self, trained, dataset):
         view, model = self.view, _bare(trained[self.network])
+        whole = view.judge(trained[self.network])
+        seen = view.seen(trained[self.network], None)
         device = next(model.parameters()).device
         x, y = (t.to(device) for t in self.first(dataset))
         # As in the tables: the sent image holds whole grey values.
         sent = data.to_float(view.sent(x))
-        attacked = perturb(model, self.attack, sent, y, self.seed)
+        attacked = perturb(whole if seen is None else seen, self.attack, sent, y, self.seed)
         with torch.no_grad(), full_float32():
-            received = DoubleQuantizer(view.bits, False)(attacked)
+            received = whole[0](attacked)
             stages = {"sent": sent, "attacked": attacked, "received": received}
             said = {name: model(x).softmax(1).cpu().numpy() for name, x in stages.items()}
         arrays = {"labels": y.cpu().numpy()}
@@ -453,7 +457,7 @@ class Stages(Measurement):
 
 
 def checks(base: ImageNetwork) -> dict[str, Measurement]:
-    """The averaged attack at other radii and lengths, and on planted examples; and a figure's."""
+    """The averaged attack at other radii and lengths, and on planted examples; and two figures'."""
     size, main = BUDGETS[base.scale], averaged_attack()
     view = Filtered(bits=base.bits, dithered=base.dithered, noise="before", sees="pipeline")
     options = {"network": base, "batch": CHECKS_BATCH, "seed": base.seed}
@@ -478,6 +482,9 @@ def checks(base: ImageNetwork) -> dict[str, Measurement]:
         **options,
     )
     after = replace(view, noise="after", sees="network")
-    shown = {"attack": paper_attack(base.scale), "images": size.shown}
-    suite["stages"] = Stages(name="stages", view=after, **shown, **options)
+    for name, at, attack in (
+        ("stages", after, paper_attack(base.scale)),
+        ("stages/before", view, known_attack()),
+    ):
+        suite[name] = Stages(name=name, view=at, attack=attack, images=size.shown, **options)
     return suite
