@@ -1,10 +1,12 @@
 """Execute the page notebooks of this folder into book/.
 
     python notebooks/execute.py [PAGE ...]
+    python notebooks/execute.py --check
 
 Every notebook but run_*.ipynb is a page; without names, all are executed. What would change from
 one execution to the next although the records did not (timings, versions) is left out, and a page
-that came out the same is not touched. A page that fails leaves the old one as it was.
+that came out the same is not touched. A page that fails leaves the old one as it was. --check
+executes nothing, and says which pages are missing, or are not their notebooks as they stand.
 """
 
 from __future__ import annotations
@@ -14,23 +16,22 @@ import time
 from pathlib import Path
 
 import nbformat
+import pages
 import papermill
 from nbclient.exceptions import DeadKernelError
+from pages import BOOK, NOTEBOOKS
 from papermill.exceptions import PapermillExecutionError
 
 from reproduce.storage import write_bytes
 
-NOTEBOOKS = Path(__file__).resolve().parent
-BOOK = NOTEBOOKS.parent / "book"
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python", "pygments_lexer": "ipython3"},
 }
 
 
-def pages() -> list[str]:
-    """The names of all page notebooks, in alphabetical order."""
-    return sorted(p.stem for p in NOTEBOOKS.glob("*.ipynb") if not p.stem.startswith("run_"))
+class Refused(Exception):
+    """A notebook that is damaged, or that ran without becoming a page."""
 
 
 def execute(source: Path) -> bytes:
@@ -38,9 +39,15 @@ def execute(source: Path) -> bytes:
 
     What the notebook writes to stderr goes to this process's stderr, never onto the page.
 
-    Raises:  PapermillExecutionError: a cell failed. DeadKernelError: the kernel went away.
+    Raises:  PapermillExecutionError: a cell failed. DeadKernelError: the kernel went away. Refused:
+             it is no notebook, a cell left by sys.exit, or nothing came out.
     """
-    written = nbformat.read(source, as_version=4)
+    try:
+        written = nbformat.read(source, as_version=4)
+        nbformat.validate(written)
+    except (ValueError, KeyError, TypeError, AttributeError, nbformat.ValidationError) as error:
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise Refused(f"damaged: {first[:200]}") from None
     page = papermill.execute_notebook(
         source,
         None,
@@ -54,16 +61,21 @@ def execute(source: Path) -> bytes:
         cell.metadata = cell_written.metadata
         if cell.cell_type == "code":
             cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
+    if wrong := pages.unfinished(page.cells):
+        raise Refused(wrong)
     return f"{nbformat.writes(page)}\n".encode()
 
 
-def main(names: list[str]) -> str | None:
+def main(arguments: list[str]) -> str | None:
     """Execute the named pages, or all; give the reasons for those that failed."""
-    unknown = sorted(set(names) - set(pages()))
+    if arguments == ["--check"]:
+        return "\n".join(pages.problems(BOOK, NOTEBOOKS)) or None
+    known = pages.names(NOTEBOOKS)
+    unknown = sorted(set(arguments) - set(known))
     if unknown:
-        return f"no such page: {', '.join(unknown)}; there are: {', '.join(pages())}"
+        return f"no such page: {', '.join(unknown)}; there are: {', '.join(known)}"
     failures = []
-    for name in names or pages():
+    for name in arguments or known:
         start = time.perf_counter()
         try:
             content = execute(NOTEBOOKS / f"{name}.ipynb")
@@ -74,7 +86,7 @@ def main(names: list[str]) -> str | None:
             cell = "".join(f"\n    {line}" for line in error.source.splitlines())
             reason = f"{error.ename}: {error.evalue}"
             failures.append(f"notebooks/{name}.ipynb, In [{error.exec_count}]: {reason}{cell}")
-        except DeadKernelError as error:
+        except (DeadKernelError, Refused) as error:
             failures.append(f"notebooks/{name}.ipynb: {error}")
         else:
             print(f"book/{name}.ipynb  {time.perf_counter() - start:.1f} s", flush=True)
