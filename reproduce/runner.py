@@ -157,6 +157,11 @@ def trained(network: Network) -> nn.Module:
     record = records.find(network)
     if record is None:
         raise FileNotFoundError(f"no record of {network.folder}; run it first")
+    model = network.pretrained()
+    if model is not None:
+        if storage.tensors_sha256(model.state_dict()) != record.weights_sha256:
+            raise storage.Damaged(f"{network.folder}: the weights are not what its record names")
+        return model
     files = weights_files(network)
     reasons = []
     for file in files:
@@ -232,7 +237,7 @@ def _run(unit: Unit, stop: Stop, report: Report) -> Record:
     commit, dirty = _source()
     run_ = Run(
         wall_s=0.0,
-        device=device_name(isinstance(unit, Network) and unit.training.autocast),
+        device=device_name(isinstance(unit, Network) and unit.asks_for_bfloat16),
         versions=versions(),
         commit=commit,
         dirty=dirty,
@@ -286,6 +291,10 @@ def _checkpoint(network: Network) -> Path:
 
 
 def _train(network: Network, needed: Models, dataset, *, record, stop: Stop, report) -> None:
+    model = network.pretrained()
+    if model is not None:
+        record.weights_sha256 = storage.tensors_sha256(model.state_dict())
+        return
     labels = network.labels(dataset, needed)
     model = network.build().to(device())
     steps = training_steps(
@@ -316,7 +325,7 @@ def _keep_weights(network: Network) -> None:
     must not put its own in the place of the other's.
     """
     kept, cached = weights_files(network)
-    if cached.stat().st_size <= KEPT:
+    if network.training is not None and cached.stat().st_size <= KEPT:
         storage.write_bytes(kept, cached.read_bytes())
         cached.unlink()
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from reproduce.papers import double, dqa
+from reproduce.papers import double, dqa, originals
 from reproduce.papers.double import HardenedNetwork, ImageNetwork
 from reproduce.papers.dqa import ActivationNetwork, Substitute
+from reproduce.papers.originals import OriginalNetwork
 from reproduce.papers.units import Measurement, Network
 
-SCALES = ("smoke", "laptop", "workstation", "paper")
+SCALES = ("smoke", "laptop", "workstation", "paper", "original")
 PAPERS = ("dqa", "double-quantization")
 SUITES = ("table", "trial", "norms", "transfer", "checks")
 
@@ -28,13 +29,15 @@ def networks(
         dqa.check_seed(seed)
     for at in SCALES if scale is None else (scale,):
         if paper in (None, "dqa"):
-            for number in range(dqa.SEEDS[at]) if seed is None else (seed,):
+            for number in range(dqa.SEEDS.get(at, 0)) if seed is None else (seed,):
                 yield from _dqa_networks(at, number)
         if paper in (None, "double-quantization"):
             for number in range(double.SEEDS.get(at, 0)) if seed is None else (seed,):
                 yield from double.networks(at, number)
                 yield from double.halftone_networks(at, number)
                 yield from double.hardened_networks(at, number)
+            if at == "original" and not seed:
+                yield from originals.networks()
 
 
 def _dqa_networks(scale: str, seed: int) -> Iterator[Network]:
@@ -61,7 +64,8 @@ def suites(network: Network) -> dict[str, dict[str, Measurement]]:
         if resnet and bare and not network.seed:
             found["norms"] = dqa.norms(network)
         return found
-    found = {"table": double.table(network)}
+    is_original = isinstance(network, OriginalNetwork)
+    found = {"table": originals.table(network) if is_original else double.table(network)}
     if network.halftone is None:
         found["trial"] = double.trial(network)
         if not isinstance(network, HardenedNetwork) and not network.seed:
@@ -84,4 +88,4 @@ def is_of_a_table(network: Network) -> bool:
     if isinstance(network, ActivationNetwork):
         plain = {dqa.cell(*kind) + risk for kind in dqa.ACTIVATIONS for risk in ("", "-mixed")}
         return network.cell in plain
-    return type(network) is ImageNetwork and network.halftone is None
+    return type(network) in (ImageNetwork, OriginalNetwork) and network.halftone is None

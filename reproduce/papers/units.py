@@ -42,14 +42,15 @@ class _Keyed:
 class Network(_Keyed):
     """One training: on what, of what, how, and from which seed.
 
-    Args: dataset: a name of reproduce.data. scale: one of registry.SCALES. train_images: how many,
-          from the first on; None for all.
+    Args: dataset: a name of reproduce.data. scale: one of registry.SCALES. training: how; None of a
+          network that others trained, which `pretrained` reads. train_images: how many, from the
+          first on; None for all.
     """
 
     dataset: str
     scale: str
     seed: int
-    training: Settings
+    training: Settings | None = None
     train_images: int | None = None
 
     kind: ClassVar[str]
@@ -75,6 +76,10 @@ class Network(_Keyed):
         """The untrained network, initialised from the seed."""
         raise NotImplementedError
 
+    def pretrained(self) -> nn.Module | None:
+        """The network as others trained it, in eval mode; None if it is trained here."""
+        return None
+
     def prepare(self, images: Tensor) -> Tensor:
         """From augmented uint8 images to what the network is trained on, float32 in [0, 1]."""
         return data.to_float(images)
@@ -88,6 +93,11 @@ class Network(_Keyed):
         return dataset.y_train[: self.train_images]
 
     @property
+    def asks_for_bfloat16(self) -> bool:
+        """Whether it is trained in bfloat16 where the device has it."""
+        return self.training is not None and self.training.autocast
+
+    @property
     def macs(self) -> float:
         """About how many multiply-adds one image takes in a forward pass."""
         raise NotImplementedError
@@ -97,6 +107,8 @@ class Network(_Keyed):
         """About how many forward and backward passes of one image its training takes."""
         sizes = {"mnist": 60_000, "cifar10": 50_000}
         s = self.training
+        if s is None:
+            return 0
         steps = s.attack.steps if s.attack else 0
         each = s.epochs + (s.epochs - s.clean_epochs) * steps
         return (self.train_images or sizes.get(self.dataset, 1_500)) * each
@@ -120,7 +132,7 @@ class AsTrained:
         return source
 
     def sent(self, images: Tensor) -> Tensor:
-        """The uint8 images that the attack starts from."""
+        """The images that the attack starts from: uint8, or float32 in [0, 1]. images: uint8."""
         return images
 
 
