@@ -1,0 +1,373 @@
+"""DQA's tables and flags, as DataFrames of numbers: percent, counts of images, booleans."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from reproduce import published
+from reproduce.evaluation import wilson
+from reproduce.papers import dqa
+from reproduce.papers.dqa import ActivationNetwork
+from reproduce.quantizers import DynamicQuantizer
+from reproduce.report import checks, tables
+from reproduce.report.results import Results, every_seed, robust_accuracy, warning_signs
+from reproduce.report.style import model_name
+
+ATTACKS = {"clean": "clean", "pgd": "PGD", "fgsm": "FGSM"}
+NAN = float("nan")
+
+
+def name_of(network: ActivationNetwork) -> str:
+    """A network as the tables call it: "ReLU", "fixed, 2 bits"."""
+    return model_name(network.activation, network.bits)
+
+
+def find(dataset: str, scale: str, *, seed: int = 0, mixed: bool = False) -> dict[str, Results]:
+    """{name: results} of the seven networks of Table 1 or 2, those that were trained.
+
+    Args: as papers.dqa.network.
+    """
+    units = [
+        dqa.network(dataset, *kind, seed=seed, scale=scale, mixed=mixed) for kind in dqa.ACTIVATIONS
+    ]
+    return trained(units)
+
+
+def trained(networks: Iterable[ActivationNetwork]) -> dict[str, Results]:
+    """{name: results} of these networks, those that were trained."""
+    found = {name_of(network): Results(network) for network in networks}
+    return {name: results for name, results in found.items() if results.training is not None}
+
+
+def find_seeds(dataset: str, scale: str, *, mixed: bool = False) -> dict[str, list[Results]]:
+    """{name: results of each seed} of the seven networks, those that were trained."""
+    units = [dqa.network(dataset, *kind, scale=scale, mixed=mixed) for kind in dqa.ACTIVATIONS]
+    return {name_of(unit): every_seed(unit) for unit in units}
+
+
+# --- Tables 1 and 2 -------------------------------------------------------------------------------
+
+
+def printed(dataset: str) -> pd.DataFrame:
+    """Table 1 for MNIST, else Table 2: published accuracies (%), a row a network, a column an
+    attack of ATTACKS."""
+    cells = published.load("dqa_table1" if dataset == "mnist" else "dqa_table2")
+    bits = [None if pd.isna(b) else int(b) for b in cells["bits"]]
+    names = [model_name(a, b) for a, b in zip(cells["activation"], bits, strict=True)]
+    wide = cells.assign(network=names).pivot(index="network", columns="attack", values="value")
+    return wide.loc[list(dict.fromkeys(names)), list(ATTACKS)]
+
+
+def measured(results: Results) -> dict[str, float]:
+    """{attack: accuracy (%)} on all test images of the table, NaN where it was not run."""
+    suite = results.suite("table")
+    return {a: suite[a].accuracy if a in suite else NAN for a in ATTACKS}
+
+
+def table(networks: Mapping[str, Sequence[Results]], dataset: str) -> pd.DataFrame:
+    """Published beside ours.
+
+    Returns: a row a network and attack, in the published order: network, attack, published (%),
+             ours (a tuple, % of each seed in their order), collapsed (a tuple of bool).
+    """
+    rows = []
+    for name, said in printed(dataset).iterrows():
+        runs = [r for r in networks.get(name, ()) if "clean" in r.suite("table")]
+        found = [measured(r) for r in runs]
+        lost = tuple(r.collapsed for r in runs)
+        rows += [(name, a, said[a], tuple(f[a] for f in found), lost) for a in ATTACKS]
+    return pd.DataFrame(rows, columns=["network", "attack", "published", "ours", "collapsed"])
+
+
+def side_by_side(frame: pd.DataFrame) -> pd.DataFrame:
+    """`table` for the eye: a row a network; collapsed seeds in italics."""
+    rows = {}
+    for cell in frame.itertuples():
+        row = rows.setdefault(cell.network, {"network": cell.network})
+        row[f"{ATTACKS[cell.attack]}, published"] = f"{cell.published:.2f}"
+        row[f"{ATTACKS[cell.attack]}, ours"] = tables.seeds(cell.ours, 2, cell.collapsed)
+    return pd.DataFrame(list(rows.values()))
+
+
+def signs(runs: Iterable[Results]) -> pd.DataFrame:
+    """Signs that an attack of the tables failed, a row a run: network, seed, collapsed, pgd (%),
+    and a bool for each of results.warning_signs."""
+    rows = []
+    for r in runs:
+        suite = r.suite("table")
+        if set(ATTACKS) <= suite.keys():
+            one = {"network": name_of(r.network), "seed": r.network.seed, "collapsed": r.collapsed}
+            rows.append(one | {"pgd": suite["pgd"].accuracy} | warning_signs(suite))
+    columns = ["network", "seed", "collapsed", "pgd", *_SIGNS]
+    return pd.DataFrame(rows, columns=columns)
+
+
+_SIGNS = ("pgd above clean", "fgsm above clean", "pgd above fgsm")
+
+
+def each_run(runs: Iterable[Results]) -> pd.DataFrame:
+    """A row a run: network, seed, accuracies with Wilson's intervals, precision, record's key."""
+    rows = []
+    for r in runs:
+        suite = r.suite("table")
+        cells = {t: tables.share(suite[a].bits, 2) for a, t in ATTACKS.items() if a in suite}
+        who = {"network": name_of(r.network), "seed": r.network.seed}
+        rows.append(who | cells | {"trained in": precision(r), "record": f"`{r.network.key}`"})
+    columns = ["network", "seed", *ATTACKS.values(), "trained in", "record"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def precision(results: Results) -> str:
+    """In which arithmetic a network was trained: "bfloat16" or "float32"."""
+    asked = results.network.training.autocast
+    had = not results.training.run.device.endswith(", no bfloat16")
+    return "bfloat16" if asked and had else "float32"
+
+
+# --- The trial ------------------------------------------------------------------------------------
+
+BLIND = ("score", "decision", "noise")
+
+
+def trial(networks: Mapping[str, Results]) -> pd.DataFrame:
+    """What is left of each network, by what the attacker sees; all over the same images of a row.
+
+    Returns: network, seed, images; in percent clean, fgsm, pgd (the tables' attacks, asked one
+             image at a time), gradient (the worst over all attacks with gradients), blind (scores,
+             decisions and noise), transfer, all, low, high (Wilson, 95 %); whether it collapsed, is
+             `doubtful` or `blunt`; and key, of the network's record. NaN where nothing was run.
+    """
+    return _trials(networks.items())
+
+
+def trial_by_seed(networks: Mapping[str, Sequence[Results]]) -> pd.DataFrame:
+    """`trial` of every seed."""
+    return _trials((name, r) for name, runs in networks.items() for r in runs)
+
+
+def tried(results: Results) -> bool:
+    """Whether any attack of the trial was run."""
+    return "clean" in results.suite("trial") and bool(results.attacked())
+
+
+def _trials(pairs: Iterable[tuple[str, Results]]) -> pd.DataFrame:
+    rows = [_trial_row(name, r) for name, r in pairs if tried(r)]
+    return pd.DataFrame(rows, columns=_COLUMNS)
+
+
+_COLUMNS = [
+    *("network", "seed", "images", "clean", "fgsm", "pgd", "gradient", "blind", "transfer"),
+    *("all", "low", "high", "collapsed", "doubtful", "blunt", "key"),
+]
+
+
+def _trial_row(name: str, results: Results) -> dict:
+    worst = results.worst_case()
+    images, attacked = len(worst), results.attacked()
+    low, high = wilson(int(worst.sum()), images)
+
+    def under(attack: str) -> float:
+        return robust_accuracy(attacked[attack][1][:images]) if attack in attacked else NAN
+
+    def left(*families: str) -> float:
+        return robust_accuracy(results.worst_case(families)[:images])
+
+    return {
+        "network": name,
+        "seed": results.network.seed,
+        "images": images,
+        "clean": robust_accuracy(results.clean()[:images]),
+        "fgsm": under("table-fgsm"),
+        "pgd": under("table-pgd"),
+        "gradient": left("gradient"),
+        "blind": left(*BLIND),
+        "transfer": left("transfer"),
+        "all": robust_accuracy(worst),
+        "low": 100 * low,
+        "high": 100 * high,
+        "collapsed": results.collapsed,
+        "doubtful": checks.doubtful(results),
+        "blunt": checks.blunt(results),
+        "key": results.network.key,
+    }
+
+
+TITLES = {
+    "network": "network",
+    "images": "images",
+    "clean": "clean",
+    "fgsm": "FGSM",
+    "pgd": "PGD",
+    "gradient": "gradient attacks",
+    "blind": "score and decision attacks",
+    "transfer": "transfer",
+}
+
+
+def trial_shown(frame: pd.DataFrame, *, seed: bool = False) -> pd.DataFrame:
+    """`trial` for the eye: percent; † where an attack failed a check, italics where collapsed."""
+    shown = frame[list(TITLES)].rename(columns=TITLES)
+    names = [
+        f"*{n}*" if c else n for n, c in zip(frame["network"], frame["collapsed"], strict=True)
+    ]
+    dagger = frame["blunt"].map({True: " †", False: ""})
+    shown = shown.assign(network=names, PGD=[f"{v:.1f}" for v in frame["pgd"]] + dagger)
+    doubt = frame["doubtful"].map({True: " †", False: ""})
+    worst = [
+        f"**{r.all:.1f}** ({r.low:.1f}–{r.high:.1f}){d}"
+        for r, d in zip(frame.itertuples(), doubt, strict=True)
+    ]
+    shown = shown.assign(**{"all attacks": worst, "record": [f"`{k}`" for k in frame["key"]]})
+    if seed:
+        shown.insert(1, "seed", frame["seed"])
+    return shown
+
+
+LADDER = ("clean", "FGSM", "PGD", "any backward rule", "all attacks")
+
+
+def ladder(networks: Mapping[str, Results]) -> pd.DataFrame:
+    """Accuracy (%) as the attacker learns more, over the images that all attacks met.
+
+    Returns: a row a network (the index), a column for each of LADDER: clean images, the tables'
+             FGSM and PGD, the worst over PGD through every backward rule, the worst over all.
+    """
+    rows = {}
+    for name, r in networks.items():
+        if not tried(r):
+            continue
+        worst, attacked = r.worst_case(), r.attacked()
+        rule = [n for n in attacked if n.startswith(("table-", "rule-"))]
+        steps = (r.clean(), *(attacked[f"table-{a}"][1] for a in ("fgsm", "pgd")))
+        members = (*steps, r.worst_case(names=rule), worst)
+        rows[name] = [robust_accuracy(bits[: len(worst)]) for bits in members]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(LADDER))
+
+
+# --- Parts of the trial ---------------------------------------------------------------------------
+
+RULES = {
+    "rule/zero": "zero",
+    "rule/straight_through": "straight-through",
+    "rule/tanh": "tanh",
+    "rule/sigmoid-1": "sigmoid, T = 1",
+    "rule/sigmoid-5": "T = 5",
+    "rule/sigmoid-10": "T = 10",
+}
+
+
+def rules(networks: Mapping[str, Results]) -> pd.DataFrame:
+    """Accuracy (%) under PGD through each backward rule, of the networks that have quantisers.
+
+    Returns: network, a column a rule, and "PGD", the tables' attack on the same images.
+    """
+    columns = RULES | {"table/pgd": "PGD"}
+    return _conditions({n: r for n, r in networks.items() if r.network.bits}, columns)
+
+
+def without_gradients(networks: Mapping[str, Results]) -> pd.DataFrame:
+    """Accuracy (%) on clean images and under each attack that sees no gradient, over the images
+    that all of these met."""
+    first = next(iter(networks.values()), None)
+    if first is None:
+        return pd.DataFrame({"network": []})
+    columns = {"clean": "clean", "noise": "noise", "square": "Square"}
+    plan = dqa.trial(first.network)
+    columns |= {n: f"NES, {n.removeprefix('nes/')} samples" for n in plan if n.startswith("nes/")}
+    return _conditions(networks, columns | {"hopskipjump": "HopSkipJump"})
+
+
+RADII = {"clean": 0.0, "eps/0.25": 0.25, "eps/0.5": 0.5, "main": 1.0, "eps/2": 2.0}
+
+
+def radii(networks: Mapping[str, Results]) -> pd.DataFrame:
+    """Accuracy (%) under the main attack at shares of the radius, a column a share."""
+    return _conditions(networks, RADII)
+
+
+def _conditions(networks: Mapping[str, Results], columns: Mapping[str, object]) -> pd.DataFrame:
+    """Accuracy (%) under conditions of the trial, over the first images that all of them met."""
+    rows = []
+    for name, r in networks.items():
+        suite = r.suite("trial")
+        members = [suite[c] for c in columns if c in suite]
+        if not members:
+            continue
+        few = min(m.total for m in members)
+        shares = {
+            title: robust_accuracy(suite[c].bits[:few]) if c in suite else NAN
+            for c, title in columns.items()
+        }
+        rows.append({"network": name, "images": few} | shares)
+    return pd.DataFrame(rows, columns=["network", "images", *columns.values()])
+
+
+def zero_gradients(networks: Mapping[str, Results]) -> pd.DataFrame:
+    """Share (%) of the gradient's entries that are exactly zero, a row a network and attack.
+
+    Returns: network, attack ("table" or "main"), least and most over the activation layers, pixels.
+    """
+    rows = []
+    for name, r in networks.items():
+        for attack, zero in _diagnosed(r, "zero_gradients"):
+            layers = [100 * share for key, share in zero.items() if key.isdigit()]
+            rows.append((name, attack, min(layers), max(layers), 100 * zero["pixels"]))
+    return pd.DataFrame(rows, columns=["network", "attack", "least", "most", "pixels"])
+
+
+def label_leaking(networks: Mapping[str, Results]) -> pd.DataFrame:
+    """How often a network names the false label that an attack was given, a row a network and
+    attack: network, attack ("table" or "main"), named, of."""
+    rows = [
+        (name, attack, sum(named), len(named))
+        for name, r in networks.items()
+        for attack, named in _diagnosed(r, "false_label")
+    ]
+    return pd.DataFrame(rows, columns=["network", "attack", "named", "of"])
+
+
+def loss_curves(results: Results) -> dict[str, list[float]]:
+    """{"table" or "main": mean loss at the start and after each step of the attack}."""
+    return dict(_diagnosed(results, "loss"))
+
+
+def _diagnosed(results: Results, what: str) -> list[tuple[str, object]]:
+    record = results.suite("trial").get("diagnostics")
+    found = {} if record is None else record.values[what]
+    return [(title, found[n]) for n, title in (("own", "table"), ("main", "main")) if n in found]
+
+
+# --- What the thresholds learn --------------------------------------------------------------------
+
+
+def thresholds(runs: Iterable[Results]) -> pd.DataFrame:
+    """The learnt thresholds at the end of training, a row a threshold.
+
+    Args:    runs: of networks with dynamic activations.
+    Returns: bits, seed, layer (from 1), number (from 0), start, end.
+    """
+    rows = []
+    for r in runs:
+        start = DynamicQuantizer(r.network.bits).thresholds.tolist()
+        for layer, ends in enumerate(r.training.values["thresholds"][-1], start=1):
+            pairs = enumerate(zip(start, ends, strict=True))
+            rows += [(r.network.bits, r.network.seed, layer, i, s, e) for i, (s, e) in pairs]
+    return pd.DataFrame(rows, columns=["bits", "seed", "layer", "number", "start", "end"])
+
+
+def thresholds_moved(frame: pd.DataFrame) -> pd.DataFrame:
+    """How far the thresholds moved, and how far the seeds agree.
+
+    Args:    frame: as `thresholds`.
+    Returns: a row a depth: bits, seeds, moved (mean distance from the start), between (standard
+             deviation over seeds, mean over thresholds; NaN of one seed).
+    """
+    rows = []
+    for bits, part in frame.groupby("bits"):
+        between = part.groupby(["layer", "number"])["end"].std(ddof=1).mean()
+        moved = np.abs(part["end"] - part["start"]).mean()
+        rows.append((bits, part["seed"].nunique(), moved, between))
+    return pd.DataFrame(rows, columns=["bits", "seeds", "moved", "between"])
