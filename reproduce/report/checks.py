@@ -158,7 +158,12 @@ def main_checks(suite: Suite) -> pd.DataFrame:
     Returns: a row a check: check, attack ("main"), measured, bound ("at most" or "at least"),
              limit, passed. What was not run is NaN and has not passed.
     """
-    return _frame(_rows("main", MAIN, suite))
+    return judge("main", MAIN, suite)
+
+
+def judge(attack: str, chosen: tuple[Check, ...], suite: Suite) -> pd.DataFrame:
+    """These checks of an attack. Returns: as `main_checks`."""
+    return _frame(_rows(attack, chosen, suite))
 
 
 def checks(results: Results) -> pd.DataFrame:
