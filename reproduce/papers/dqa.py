@@ -438,6 +438,14 @@ def trial(base: ActivationNetwork) -> dict[str, Measurement]:
     return suite
 
 
+def shown(base: ActivationNetwork) -> dict[str, Measurement]:
+    """The first test images under the trial's main attack, for a figure."""
+    attacks = {"clean": None, "main": main_attack(base)}
+    few = {"shown": EXAMPLES, "images": EXAMPLES, "batch": EXAMPLES}
+    options = {"network": base, "view": OneByOne(), "seed": base.seed}
+    return {"attacked": AttackedImages(name="attacked", attacks=attacks, **few, **options)}
+
+
 # --- Tables 3 and 5: the smallest perturbations ---------------------------------------------------
 
 H_255 = {"1e-4": 0.0255, "1e-3": 0.255, "1/255": 1.0, "2/255": 2.0, "4/255": 4.0, "8/255": 8.0}

@@ -12,7 +12,7 @@ from reproduce.papers.units import Measurement, Network
 
 SCALES = ("smoke", "laptop", "workstation", "paper", "original")
 PAPERS = ("dqa", "double-quantization")
-SUITES = ("table", "trial", "norms", "transfer", "checks")
+SUITES = ("table", "trial", "shown", "norms", "transfer", "checks")
 
 
 def networks(
@@ -59,6 +59,8 @@ def suites(network: Network) -> dict[str, dict[str, Measurement]]:
         found = {"table": dqa.table(network)}
         if network.training.attack is not None:
             found["trial"] = dqa.trial(network)
+            if network.width is None:
+                found["shown"] = dqa.shown(network)
         resnet = network.width is not None and network.scale in dqa.NORM_ATTACKS
         bare = network.training.attack is None or network.activation != "fixed"
         if resnet and bare and not network.seed:
