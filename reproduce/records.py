@@ -165,14 +165,14 @@ def slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", name)
 
 
-def _encoded(values: np.ndarray | None, dtype: str) -> dict | None:
+def encoded(values: np.ndarray | None, dtype: str) -> dict | None:
     if values is None:
         return None
     content = np.packbits(values) if dtype == "bool" else values.astype(dtype)
     return {"total": len(values), "base64": base64.b64encode(content.tobytes()).decode()}
 
 
-def _decoded(stored: dict | None, dtype: str) -> np.ndarray | None:
+def decoded(stored: dict | None, dtype: str) -> np.ndarray | None:
     if stored is None:
         return None
     content = np.frombuffer(base64.b64decode(stored["base64"], validate=True), np.uint8)
@@ -209,8 +209,8 @@ def write(record: Record) -> Path:
         "dataset": record.dataset,
         "run": vars(record.run),
         "weights_sha256": record.weights_sha256,
-        "bits": _encoded(record.bits, "bool"),
-        "norms": _encoded(record.norms, "<f4"),
+        "bits": encoded(record.bits, "bool"),
+        "norms": encoded(record.norms, "<f4"),
         "values": record.values or None,
         "arrays_sha256": digest,
         "error": record.error,
@@ -247,8 +247,8 @@ def read(file: Path) -> Record:
             folder=folder,
             name=name,
             run=Run(**content.pop("run")),
-            bits=_decoded(content.pop("bits", None), "bool"),
-            norms=_decoded(content.pop("norms", None), "<f4"),
+            bits=decoded(content.pop("bits", None), "bool"),
+            norms=decoded(content.pop("norms", None), "<f4"),
             **content,
         )
         if record.path.name != file.name or _network_key(record) != folder[-8:]:
