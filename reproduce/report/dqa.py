@@ -226,6 +226,21 @@ def trial_shown(frame: pd.DataFrame, *, seed: bool = False) -> pd.DataFrame:
     return shown
 
 
+def headline(networks: Mapping[str, Results], dataset: str) -> pd.DataFrame:
+    """From the published number to what is left, a row a network that was tried.
+
+    Returns: in the published order, in percent: network; published, same (ours) under the tables'
+             PGD, on all its test images; left, low, high: the trial's worst case and its interval.
+    """
+    left = trial(networks).set_index("network")
+    rows = [
+        (n, said, measured(networks[n])["pgd"], *left.loc[n, ["all", "low", "high"]])
+        for n, said in printed(dataset)["pgd"].items()
+        if n in left.index
+    ]
+    return pd.DataFrame(rows, columns=["network", "published", "same", "left", "low", "high"])
+
+
 LADDER = ("clean", "FGSM", "PGD", "any backward rule", "all attacks")
 
 

@@ -65,7 +65,8 @@ def legend_below(
     columns = min(columns, len(handles))
     rows = -(-len(handles) // columns)
     figure.legend(handles=handles, title=title, loc="lower center", ncols=columns, frameon=False)
-    figure.tight_layout(rect=(0, 0.07 * rows + 0.02, 1, 1))
+    below = (0.26 * rows + 0.1 + (0.3 if title else 0)) / figure.get_figheight()  # inches
+    figure.tight_layout(rect=(0, below, 1, 1))
 
 
 def image_grid(rows: dict[str, np.ndarray], captions: dict[str, Sequence[object]]) -> Figure:
