@@ -1,102 +1,134 @@
-"""A norm trial stores how far each image was moved, through the rule that it names."""
+"""C&W and ZOO: how far each image is moved, on which network, through which rule."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
-from reproduce import data, grids, norms, units, variants
-from reproduce.attacks import PGD, bpda
-from reproduce.attacks.carlini_wagner import CarliniWagner
-from reproduce.attacks.zoo import ZOO
+from reproduce import data, models
+from reproduce.attacks import ZOO, CarliniWagner, bpda
 from reproduce.evaluation import batch_seed
-from reproduce.experiments import run, trained
-from reproduce.norms import Minimal, NormTrial, norm_trial
-from reproduce.trials import DQATrial
+from reproduce.papers import dqa, registry
+from reproduce.papers.units import Norms, OneByOne
+from reproduce.quantizers import FixedQuantizer
+from reproduce.training import Settings, train
 
 CW = CarliniWagner(steps=8, search_steps=2, lr=0.1, initial_c=1.0)
 SMALL_ZOO = ZOO(200, 1, 40, 8.0, lr=0.2, initial_c=100.0)
 
 
-pytestmark = pytest.mark.usefixtures("folders")
+@pytest.fixture(scope="module")
+def learnt():
+    """A LeNet with 2 fixed bits, trained for a second, as a unit and as a model; and the digits."""
+    unit = dqa.network("digits", "fixed", 2, scale="smoke")
+    dataset, model = data.load("digits"), unit.build()
+    few = slice(800)
+    train(model, dataset.x_train[few], dataset.y_train[few], Settings(epochs=2, lr=5e-3), 0)
+    return unit, model.eval(), dataset
 
 
-def tiny() -> grids.DQA:
-    full = grids.dqa("digits", "fixed", 2, 0, "smoke")
-    training = replace(full.training, epochs=2, clean_epochs=0, ramp_epochs=0, attack=None)
-    attacks = {"clean": None, "fgsm": PGD(2, 2, 1), "pgd": PGD(2, 2, 1)}
-    return replace(full, train_images=400, test_images=10, training=training, attacks=attacks)
+def asked(unit, attack, **options) -> Norms:
+    common = {"name": "cw/own", "view": OneByOne(), "images": 5, "batch": 3, "seed": 0}
+    return Norms(network=unit, attack=attack, **common | options)
 
 
-def test_a_norm_trial_keeps_each_norm_and_counts_as_correct_what_was_never_broken():
-    conditions = {
-        "cw/own": Minimal(attack=CW, images=5),
-        "cw/zero": Minimal(attack=CW, images=5, backward="zero", temperature=1.0),
-        "zoo/8": Minimal(attack=SMALL_ZOO, images=4),
-    }
-    trial = NormTrial(base=tiny(), conditions=conditions, batch=3)
-    record = run(trial)
-    assert record.name == "dqa-digits-norms"
-    model = DQATrial.deployed(trained(trial.base))
-    dataset = data.load("digits")
-    for name, condition in conditions.items():
-        expected = []
-        for number, few in enumerate((slice(0, 3), slice(3, condition.images))):
-            x, y = data.to_float(dataset.x_test[few]), dataset.y_test[few]
-            if name == "zoo/8":
-                found = SMALL_ZOO.run(model, x, y, seed=batch_seed(0, number))
-            else:
-                rule = "zero" if name == "cw/zero" else "straight_through"
-                with bpda(model, rule):
-                    found = CW.run(model, x, y)
-            expected += found.norms.tolist()
-        stored = record.arrays[f"norm/{name}"]
-        assert stored.tolist() == expected and stored.dtype == np.float32
-        counts = {"correct": int(np.isinf(stored).sum()), "total": condition.images}
-        assert record.metrics[name] == counts
-    assert record.metrics["cw/zero"]["correct"] > record.metrics["cw/own"]["correct"]
-    assert torch.is_grad_enabled()
+def alone(model: torch.nn.Module) -> torch.nn.Module:
+    """The network whose quantisers take their maximum over the image."""
+    model = models.folded(model).to(memory_format=torch.channels_last)
+    for layer in model.modules():
+        if isinstance(layer, FixedQuantizer):
+            layer.maximum = "image"
+    return model
+
+
+@pytest.mark.parametrize("rule", [None, "zero", "sigmoid"])
+def test_cw_attacks_the_network_asked_one_image_at_a_time_through_the_rule_that_is_named(
+    learnt, rule
+):
+    unit, model, dataset = learnt
+    temperature = 5.0 if rule == "sigmoid" else None
+    measured = asked(unit, CW, backward=rule, temperature=temperature)
+    found = measured.outcome({unit: model}, dataset).norms
+    expected, judge = [], alone(model)
+    for few in (slice(0, 3), slice(3, 5)):
+        x, y = data.to_float(dataset.x_test[few]), dataset.y_test[few]
+        with bpda(judge, rule or "straight_through", temperature or 1.0):
+            expected += CW.run(judge, x, y).norms.tolist()
+    assert found.tolist() == expected
+    assert found.dtype == torch.float32
+
+
+def test_a_gradient_of_zero_breaks_less(learnt):
+    unit, model, dataset = learnt
+    own, blind = (
+        asked(unit, CW, backward=rule).outcome({unit: model}, dataset).norms.isinf().sum()
+        for rule in (None, "zero")
+    )
+    assert own < blind
+
+
+def test_zoo_draws_anew_for_each_batch(learnt):
+    unit, model, dataset = learnt
+    found = asked(unit, SMALL_ZOO, images=4, seed=7).outcome({unit: model}, dataset).norms
+    expected = []
+    for number, few in enumerate((slice(0, 3), slice(3, 4))):
+        x, y = data.to_float(dataset.x_test[few]), dataset.y_test[few]
+        expected += SMALL_ZOO.run(alone(model), x, y, seed=batch_seed(7, number)).norms.tolist()
+    assert found.tolist() == expected
 
 
 def test_networks_without_adversarial_training_meet_cw_and_those_with_it_zoo_as_well():
-    found = {(t.cell, t.seed): t for t in norms.grid(scale="laptop")}
+    found = {
+        n.cell: registry.suites(n)["norms"]
+        for n in registry.networks("dqa", "laptop")
+        if "norms" in registry.suites(n)
+    }
     clean = {f"{c}-clean" for c in ("relu", "fixed-1bit", "fixed-2bit", "fixed-3bit")}
-    trained_on = {"relu", "dynamic-1bit", "dynamic-2bit", "dynamic-3bit"}
-    assert found.keys() == {(cell, 0) for cell in clean | trained_on}
-    for (cell, _), trial in found.items():
+    assert found.keys() == clean | {"relu", "dynamic-1bit", "dynamic-2bit", "dynamic-3bit"}
+    for cell, suite in found.items():
         rules = {"cw/own"} | (set() if "relu" in cell else {"cw/sigmoid"})
-        steps = set() if cell in clean else {f"zoo/{h}" for h in norms.H_255}
-        assert trial.conditions.keys() == rules | steps
-        assert all(c.images == 100 for c in trial.conditions.values())
+        widths = set() if cell in clean else {f"zoo/{h}" for h in dqa.H_255}
+        assert suite.keys() == rules | widths
+        assert all(m.images == 100 and m.network.cell == cell for m in suite.values())
+        assert all(m.view == OneByOne() for m in suite.values())
 
 
-def test_zoo_s_step_width_goes_from_a_ten_thousandth_to_the_radius():
-    trial = norm_trial(grids.dqa("cifar10", "dynamic", 2))
-    widths = [trial.conditions[f"zoo/{h}"].attack.h_255 / 255 for h in norms.H_255]
+def test_the_sigmoid_is_named_by_its_rule_and_the_other_is_the_networks_own():
+    suite = dqa.norms(dqa.network("cifar10", "dynamic", 2))
+    assert (suite["cw/sigmoid"].backward, suite["cw/sigmoid"].temperature) == ("sigmoid", 5.0)
+    assert (suite["cw/own"].backward, suite["cw/own"].temperature) == (None, None)
+
+
+def test_zoo_s_difference_goes_from_a_ten_thousandth_to_the_radius():
+    suite = dqa.norms(dqa.network("cifar10", "dynamic", 2))
+    widths = [suite[f"zoo/{h}"].attack.h_255 / 255 for h in dqa.H_255]
     assert widths == pytest.approx([1e-4, 1e-3, 1 / 255, 2 / 255, 4 / 255, 8 / 255])
 
 
-def test_every_setting_of_an_attack_changes_the_key_and_names_its_kind():
-    base = next(e for e in variants.grid(scale="smoke") if e.cell == "fixed-1bit-clean")
-    trial = norm_trial(base)
-    own = trial.conditions["cw/own"]
-    others = [replace(own, attack=replace(own.attack, steps=11)), replace(own, images=3)]
-    others += [replace(own, backward="tanh"), replace(own, attack=SMALL_ZOO)]
-    keys = {replace(trial, conditions={"cw/own": c}).key for c in [own, *others]}
-    assert len(keys) == 5
-    plan = grids.configuration(trial)["trial"]["conditions"]["cw/own"]
-    assert plan["attack"]["kind"] == "CarliniWagner"
+def test_whatever_decides_a_norm_changes_its_key_and_its_name_does_not():
+    suite = dqa.norms(dqa.network("cifar10", "dynamic", 2))
+    own = suite["cw/own"]
+    others = [
+        replace(own, attack=replace(own.attack, steps=11)),
+        replace(own, images=3),
+        replace(own, backward="tanh"),
+        replace(own, attack=SMALL_ZOO),
+        replace(own, seed=1),
+        replace(own, network=dqa.network("cifar10", "dynamic", 3)),
+    ]
+    assert len({m.key for m in [own, *others]}) == 7
+    assert replace(own, name="another").key == own.key
 
 
 def test_more_images_steps_and_queries_are_more_work():
-    def work(attack, images=5):
-        conditions = {"one": Minimal(attack=attack, images=images)}
-        return units.work(NormTrial(base=tiny(), conditions=conditions))
-
-    assert work(CW) < min(
-        work(CW, 6), work(replace(CW, steps=9)), work(replace(CW, search_steps=3))
-    )
-    assert work(SMALL_ZOO) < work(replace(SMALL_ZOO, queries=300))
+    unit = dqa.network("digits", "fixed", 2, scale="smoke")
+    least = asked(unit, CW).passes
+    for more in (
+        asked(unit, CW, images=6),
+        asked(unit, replace(CW, steps=9)),
+        asked(unit, replace(CW, search_steps=3)),
+    ):
+        assert more.passes > least
+    assert asked(unit, replace(SMALL_ZOO, queries=300)).passes > asked(unit, SMALL_ZOO).passes
