@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 
@@ -27,6 +28,11 @@ class Results:
         self.network = network
         self._records = {r.key: r for r in records.of(network) if r.error is None}
 
+    @cached_property
+    def suites(self) -> dict[str, dict[str, Measurement]]:
+        """registry.suites of the network."""
+        return registry.suites(self.network)
+
     @property
     def training(self) -> Record | None:
         """The record of its training, None where it was not trained."""
@@ -37,13 +43,13 @@ class Results:
 
     def suite(self, name: str) -> dict[str, Record]:
         """{name of a measurement: its record} of a suite, those that were run, in its order."""
-        members = registry.suites(self.network)[name]
+        members = self.suites[name]
         found = {n: self._records.get(m.key) for n, m in members.items()}
         return {n: r for n, r in found.items() if r is not None}
 
     def complete(self, name: str) -> bool:
         """Whether every measurement of a suite was run."""
-        return len(self.suite(name)) == len(registry.suites(self.network)[name])
+        return len(self.suite(name)) == len(self.suites[name])
 
     @property
     def collapsed(self) -> bool:
