@@ -188,21 +188,14 @@ def decoded(stored: dict | None, dtype: str) -> np.ndarray | None:
 def write(record: Record) -> Path:
     """Write a record; its arrays first, so that a record that can be read is whole.
 
-    Raises: ValueError: arrays of objects, or a folder outside results/. FileExistsError: a record
-            never replaces another. OSError: it could not be written; nothing is left half-written.
+    Raises: ValueError: arrays of objects, values that JSON does not know, a folder outside
+            results/. FileExistsError: a record never replaces another. OSError: it could not be
+            written. Nothing is left half-written.
     """
     target = record.path
     if not target.resolve().is_relative_to(root().resolve()):
         raise ValueError(f"folder is {record.folder!r}; it must lie below {root()}")
-    digest = None
-    if record.arrays:
-        objects = [name for name, a in record.arrays.items() if a.dtype.hasobject]
-        if objects:
-            raise ValueError(f"arrays {', '.join(objects)} hold objects; give numbers or booleans")
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **record.arrays)
-        digest = hashlib.sha256(buffer.getvalue()).hexdigest()
-        create_bytes(target.with_suffix(".npz"), buffer.getvalue())
+    packed = _packed(record.arrays)
     content = {
         "schema": SCHEMA,
         "configuration": record.configuration,
@@ -212,14 +205,32 @@ def write(record: Record) -> Path:
         "bits": encoded(record.bits, "bool"),
         "norms": encoded(record.norms, "<f4"),
         "values": record.values or None,
-        "arrays_sha256": digest,
+        "arrays_sha256": hashlib.sha256(packed).hexdigest() if packed else None,
         "error": record.error,
     }
     content = {name: v for name, v in content.items() if v is not None}
     content["digest"] = hashlib.sha256(canonical(content)).hexdigest()
     text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False)
-    create_bytes(target, f"{text}\n".encode())
+    if packed:
+        create_bytes(target.with_suffix(".npz"), packed)
+    try:
+        create_bytes(target, f"{text}\n".encode())
+    except BaseException:
+        if packed:
+            target.with_suffix(".npz").unlink()
+        raise
     return target
+
+
+def _packed(arrays: dict[str, np.ndarray]) -> bytes:
+    """As an .npz; empty where there are none."""
+    objects = [name for name, a in arrays.items() if a.dtype.hasobject]
+    if objects:
+        raise ValueError(f"arrays {', '.join(objects)} hold objects; give numbers or booleans")
+    buffer = io.BytesIO()
+    if arrays:
+        np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
 
 
 def read(file: Path) -> Record:
