@@ -18,7 +18,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.ticker import PercentFormatter
 
 from reproduce.quantizers import FixedQuantizer
-from reproduce.report import dqa, style
+from reproduce.report import dqa, dqa_details, style
 from reproduce.report.results import Results
 
 GREY = "0.45"
@@ -179,7 +179,7 @@ def each_seed(frame: pd.DataFrame) -> Figure:
 def against_eps(frame: pd.DataFrame, radius: float) -> Figure:
     """Accuracy under the main attack against its radius; a line marks the radius of the tables.
 
-    Args: frame: as `report.dqa.radii`. radius: of the tables, a share of the pixel range.
+    Args: frame: as `report.dqa_details.radii`. radius: of the tables, a share of the pixel range.
     """
     shares = [c for c in frame.columns if isinstance(c, float)]
     figure, ax = plt.subplots(figsize=(6.4, 4.6))
@@ -198,7 +198,7 @@ def losses(networks: Mapping[str, Results]) -> Figure:
     figure, axes = plt.subplots(1, len(networks), figsize=(6.4, 3.2), squeeze=False)
     names = {"table": ("as in the table", TABLE), "main": ("the trial's main attack", MAIN)}
     for ax, (title, results) in zip(axes[0], networks.items(), strict=True):
-        for attack, curve in dqa.loss_curves(results).items():
+        for attack, curve in dqa_details.loss_curves(results).items():
             label, colour = names[attack]
             ax.plot(curve, color=colour, label=label)
         ax.set(title=title, xlabel="steps", ylim=(0, None))
@@ -251,7 +251,7 @@ def training_curves(networks: Mapping[str, Results]) -> Figure:
 def thresholds(frame: pd.DataFrame) -> Figure:
     """Learnt thresholds of every layer and seed, a panel a depth; dashed where they started.
 
-    Args: frame: as `report.dqa.thresholds`.
+    Args: frame: as `report.dqa_details.thresholds`.
     """
     depths = sorted(frame["bits"].unique())
     figure, axes = plt.subplots(1, len(depths), figsize=(6.4, 3.8), sharey=True, squeeze=False)
