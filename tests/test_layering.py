@@ -1,4 +1,4 @@
-"""The package's modules stand in layers, and the repository names no one's machine."""
+"""The package's modules stand in layers, functions are small, and nothing names a machine."""
 
 from __future__ import annotations
 
@@ -14,26 +14,23 @@ import reproduce
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = Path(reproduce.__file__).resolve().parent
 
-# Each layer may import what stands below it. Nothing in the last one imports a sibling.
+# Each layer may import what stands below it, and nothing beside it; within a folder all may.
 LAYERS = [
-    {"__main__", "benchmark"},
-    {"claims"},
-    {"experiments"},
-    {"units"},
-    {"hardened", "norms", "pipeline_checks", "substitutes"},
-    {"trials", "variants"},
-    {"grids"},
-    {"dqa", "other_attacks", "trial_figures", "trial_records"},
-    {"double", "figures"},
-    {"embedding", "results"},
-    {"evaluation"},
-    {"training"},
+    {"__main__"},
+    {"runner", "report"},
+    {"papers", "audit"},
+    {"evaluation", "records", "training"},
     {"attacks", "pipeline"},
-    {"dither", "models", "quantizers"},
-    {"data", "kernels", "published", "storage"},
+    {"data", "dither", "models", "published", "quantizers"},
+    {"kernels", "storage"},
 ]
 DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+SOURCES = [*MODULES, *(ROOT / "benchmarks").glob("*.py"), *(ROOT / "notebooks").glob("*.py")]
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT).with_suffix(""))
 
 
 def layer(path: Path) -> str:
@@ -41,7 +38,7 @@ def layer(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def siblings_imported(source: str) -> set[str]:
+def imported(source: str) -> set[str]:
     """Names of modules of the package that `source` imports, anywhere in it."""
     found = set()
     for node in ast.walk(ast.parse(source)):
@@ -56,22 +53,30 @@ def siblings_imported(source: str) -> set[str]:
 
 def out_of_place(own: str, source: str) -> set[str]:
     """What module `own` imports from its own layer or from one above it."""
-    return {name for name in siblings_imported(source) - {own} if DEPTH[name] <= DEPTH[own]}
+    return {name for name in imported(source) - {own} if DEPTH[name] <= DEPTH[own]}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=layer)
+def test_there_are_at_most_seven_layers():
+    assert len(LAYERS) <= 7
+
+
+@pytest.mark.parametrize("path", MODULES, ids=named)
 def test_a_module_imports_only_from_the_layers_below_it(path):
     own = layer(path)
     assert own in DEPTH, f"{own} has no place in LAYERS yet"
     assert not out_of_place(own, path.read_text(encoding="utf-8"))
 
 
+def test_every_name_in_the_layers_is_a_module():
+    assert DEPTH.keys() == {layer(path) for path in MODULES}
+
+
 @pytest.mark.parametrize(
-    ("own", "imported", "allowed"),
+    ("own", "other", "allowed"),
     [("training", "data", True), ("data", "models", False), ("attacks", "training", False)],
 )
-def test_a_layer_may_import_what_is_below_and_neither_beside_nor_above(own, imported, allowed):
-    assert out_of_place(own, f"import reproduce.{imported}") == (set() if allowed else {imported})
+def test_a_layer_may_import_what_is_below_and_neither_beside_nor_above(own, other, allowed):
+    assert out_of_place(own, f"import reproduce.{other}") == (set() if allowed else {other})
 
 
 @pytest.mark.parametrize(
@@ -85,7 +90,53 @@ def test_a_layer_may_import_what_is_below_and_neither_beside_nor_above(own, impo
     ],
 )
 def test_every_form_of_import_is_seen(source, names):
-    assert siblings_imported(source) == names
+    assert imported(source) == names
+
+
+# --- Functions ------------------------------------------------------------------------------------
+
+MOST = 5
+
+
+def too_wide(source: str) -> list[str]:
+    """Functions that take more than MOST arguments by position; self and cls do not count.
+
+    Steps of autograd, which torch calls by position, and kernels of Triton may take more.
+    """
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            names = [a.arg for a in (*node.args.posonlyargs, *node.args.args)]
+            decorators = " ".join(map(ast.unparse, getattr(node, "decorator_list", [])))
+            if names[:1] == ["ctx"] or "triton.jit" in decorators:
+                continue
+            if len(names) - (names[:1] in (["self"], ["cls"])) > MOST:
+                found.append(f"line {node.lineno}: {getattr(node, 'name', 'lambda')}")
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=named)
+def test_no_function_takes_more_than_five_arguments_by_position(path):
+    assert not too_wide(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wide"),
+    [
+        ("a, b, c, d, e", False),
+        ("a, b, c, d, e, f", True),
+        ("a, b, c, /, d, e, f=1", True),
+        ("self, a, b, c, d, e", False),
+        ("a, b, *, c, d, e, f", False),
+        ("a, b, c, d, e, *args, **options", False),
+    ],
+)
+def test_arguments_by_name_alone_are_as_many_as_one_likes(arguments, wide):
+    assert bool(too_wide(f"def f({arguments}): pass")) == wide
+    assert bool(too_wide(f"f = lambda {arguments}: 0")) == wide
+
+
+# --- Names of machines ----------------------------------------------------------------------------
 
 
 def test_no_tracked_file_names_a_path_of_someones_machine():
