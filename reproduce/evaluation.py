@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import sqrt
 from statistics import NormalDist
 
 import numpy as np
 import torch
+from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from reproduce.attacks import Attack, full_float32, perturb
+from reproduce.checks import number, whole
 from reproduce.data import to_float
 
 
@@ -83,21 +84,14 @@ def wilson(correct: int, total: int, confidence: float = 0.95) -> tuple[float, f
 
     Args:    correct: 0..total. total: at least 1. confidence: strictly between 0 and 1.
     Returns: (low, high), both in [0, 1].
-    Raises:  ValueError: anything outside these ranges.
+    Raises:  TypeError: counts that are no whole numbers. ValueError: outside these ranges.
     Source:  Wilson 1927.
     """
-    if not (total >= 1 and 0 <= correct <= total):
-        raise ValueError(f"{correct} correct of {total}; correct must be in 0..total, total >= 1")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence is {confidence}; it must lie between 0 and 1")
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    share = correct / total
-    centre = share + z * z / (2 * total)
-    half = z * sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    scale = 1 + z * z / total
-    low = 0.0 if correct == 0 else (centre - half) / scale
-    high = 1.0 if correct == total else (centre + half) / scale
-    return low, high
+    total = whole("total", total, 1)
+    correct = whole("correct", correct, 0, total)
+    number("confidence", confidence, 0, 1, inside=True)
+    interval = binomtest(correct, total).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def paired(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
@@ -106,13 +100,16 @@ def paired(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
     Args:    one, other: (N,) bool, at least one image.
     Returns: (difference, margin) in percentage points; the margin is normal, from the variance of
              the paired differences.
-    Raises:  ValueError: as many of both not given, or none.
+    Raises:  TypeError: no bools. ValueError: as many of both not given, or none.
     Source:  McNemar 1947 (the difference hangs on the discordant pairs alone).
     """
-    one, other = np.asarray(one, float), np.asarray(other, float)
+    one, other = np.asarray(one), np.asarray(other)
+    for bits in (one, other):
+        if bits.dtype != bool or bits.ndim != 1:
+            raise TypeError(f"got {bits.dtype} of shape {bits.shape}; give bool, one an image")
     if one.shape != other.shape or not len(one):
         raise ValueError(f"{len(one)} and {len(other)} images; give the same ones, at least 1")
-    gained = one - other
+    gained = one.astype(float) - other
     z = NormalDist().inv_cdf(0.975)
     return 100 * float(gained.mean()), 100 * z * float(gained.std()) / len(gained) ** 0.5
 

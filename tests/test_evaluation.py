@@ -296,11 +296,17 @@ def test_the_interval_touches_its_end_exactly_where_all_or_none_are_right():
 @pytest.mark.parametrize(
     ("counts", "names"),
     [
-        ((0, 0), "0 correct of 0"),
-        ((-1, 5), "-1 correct of 5"),
-        ((6, 5), "6 correct of 5"),
-        ((1, -5), "1 correct of -5"),
-        ((math.nan, 5), "nan correct of 5"),
+        ((0, 0), "total is 0; it must be a whole number, at least 1"),
+        ((-1, 5), r"correct is -1; it must be a whole number in 0\.\.5"),
+        ((6, 5), r"correct is 6; .* in 0\.\.5"),
+        ((1, -5), "total is -5"),
+        ((math.nan, 5), "correct is nan"),
+        ((1.5, 2), "correct is 1.5"),
+        ((1, 2.0), "total is 2.0"),
+        ((True, 2), "correct is True"),
+        (("1", 2), "correct is '1'"),
+        ((1, None), "total is None"),
+        ((1, 5, "0.9"), "confidence is '0.9'"),
         ((1, 5, 0.0), "confidence is 0.0"),
         ((1, 5, 1.0), "confidence is 1.0"),
         ((1, 5, 95), "confidence is 95"),
@@ -308,7 +314,7 @@ def test_the_interval_touches_its_end_exactly_where_all_or_none_are_right():
     ],
 )
 def test_impossible_counts_and_confidences_are_refused_in_one_line(counts, names):
-    with pytest.raises(ValueError, match=names) as caught:
+    with pytest.raises((ValueError, TypeError), match=names) as caught:
         wilson(*counts)
     assert "\n" not in str(caught.value)
 
@@ -356,6 +362,12 @@ def test_a_paired_difference_is_that_of_the_discordant_pairs(pairs):
     assert gain == pytest.approx(100 * (up - down) / n)
     spread = math.sqrt(max(0, (up + down) / n - ((up - down) / n) ** 2) / n)
     assert margin == pytest.approx(100 * 1.959964 * spread, abs=1e-4)
+
+
+@pytest.mark.parametrize("bits", [[5, 7], [0.5], [[True]], "yes"])
+def test_what_is_no_bit_an_image_is_no_pair(bits):
+    with pytest.raises(TypeError, match="give bool, one an image"):
+        paired(bits, bits)
 
 
 @pytest.mark.parametrize("counts", [(2, 3), (0, 0)])

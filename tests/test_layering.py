@@ -30,7 +30,7 @@ LAYERS = [
     {"training"},
     {"attacks", "pipeline"},
     {"dither", "models", "quantizers"},
-    {"data", "kernels", "published", "storage"},
+    {"checks", "data", "kernels", "published", "storage"},
 ]
 DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
