@@ -10,6 +10,7 @@ import math
 from typing import get_args
 
 import numpy as np
+import torch
 from torch import Tensor
 
 LAST_SEED = 2**63 - 1
@@ -67,15 +68,63 @@ def flag(name: str, value: bool) -> bool:
     return bool(value)
 
 
-def choice(name: str, value: str, allowed: object) -> str:
-    """One of the values of a Literal."""
+def choice(name: str, value: str | None, allowed: object, *, optional: bool = False) -> str | None:
+    """One of the values of a Literal, or None where the choice is `optional`."""
     names = get_args(allowed)
-    if not isinstance(value, str) or value not in names:
-        raise ValueError(f"{name} is {shown(value)}; choose one of {', '.join(names)}")
-    return value
+    if (optional and value is None) or (isinstance(value, str) and value in names):
+        return value
+    ending = " or None" if optional else ""
+    raise ValueError(f"{name} is {shown(value)}; choose one of {', '.join(names)}{ending}")
 
 
 def settle(settings: object, check, *names: str, **limits) -> None:
     """Check these fields of a frozen dataclass, and put what the check gives into them."""
     for name in names:
         object.__setattr__(settings, name, check(name, getattr(settings, name), **limits))
+
+
+def check_uint8(images: Tensor, labels: Tensor) -> None:
+    """Images as they are stored, (N, C, H, W) uint8, and a label (N,) int64 from 0 on for each."""
+    if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4:
+        raise TypeError(f"images are {kind(images)}; they must be uint8 (N, C, H, W)")
+    check_labels(images, labels)
+    if not len(images):
+        raise ValueError("0 images and 0 labels; give at least one")
+
+
+def check_floats(images: Tensor, labels: Tensor) -> None:
+    """Images as networks see them, (N, C, H, W) float32 in [0, 1], and a label for each."""
+    check_images(images)
+    if images.ndim != 4:
+        raise ValueError(f"images are {kind(images)}; they must be (N, C, H, W)")
+    check_labels(images, labels)
+    if images.device != labels.device:
+        raise ValueError(f"images are on {images.device}, labels on {labels.device}; move either")
+
+
+def check_images(images: Tensor) -> None:
+    """Raise TypeError unless `images` are float32, ValueError unless they lie in [0, 1]."""
+    if not isinstance(images, Tensor) or images.dtype != torch.float32:
+        raise TypeError(f"images are {kind(images)}; they must be float32 in [0, 1]")
+    if images.numel():
+        low, high = torch.stack(images.detach().aminmax()).tolist()
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f"images hold values from {low} to {high}; they must lie in [0, 1]")
+
+
+def check_labels(images: Tensor, labels: Tensor) -> None:
+    """One label (N,) int64, at least 0, for each image."""
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
+        raise TypeError(f"labels are {kind(labels)}; they must be int64 (N,)")
+    if labels.shape != images.shape[:1]:
+        raise ValueError(
+            f"{len(images)} images and labels of shape {tuple(labels.shape)}; give one label each"
+        )
+    if len(labels) and (least := labels.min().item()) < 0:
+        raise ValueError(f"a label is {least}; labels are classes, from 0 on")
+
+
+def kind(value: object) -> str:
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    return f"{value.dtype} of shape {tuple(value.shape)}"

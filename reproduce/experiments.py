@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from reproduce.attacks import full_float32
 from reproduce.grids import Experiment, configuration
 from reproduce.results import Record
 from reproduce.substitutes import Substitute
-from reproduce.training import Interrupted, Progress, Settings, has_bfloat16, train
+from reproduce.training import Interrupted, Progress, Settings, has_bfloat16
+from reproduce.training import training_steps as train
 from reproduce.trials import Trial
 
 
@@ -59,6 +61,16 @@ class _Clock:
         self.check_stop()
         if not self.essential and self.limit_s is not None and self.spent > self.limit_s:
             raise _TimeUp
+
+
+@contextlib.contextmanager
+def _asking(check_stop: Callable[[], None]) -> Iterator[None]:
+    """Call check_stop before every layer that is asked, whoever asks it."""
+    handle = nn.modules.module.register_module_forward_pre_hook(lambda *_: check_stop())
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 class NoWeights(FileNotFoundError):
@@ -251,18 +263,15 @@ def _network(
 ) -> tuple[nn.Module, Progress]:
     """The network of a unit, trained to give these labels to the first training images."""
     model = unit.model().to(device())
-    progress = train(
-        model,
-        dataset.x_train[: unit.train_images],
-        labels,
-        unit.training,
-        unit.seed,
-        prepare=unit.prepare,
-        checkpoint=checkpoint,
-        key=unit.key,
-        check_stop=check_stop,
-        report=report,
-    )
+    options = {"prepare": unit.prepare, "checkpoint": checkpoint, "key": unit.key}
+    images = dataset.x_train[: unit.train_images]
+    steps = train(model, images, labels, unit.training, unit.seed, **options)
+    size, n = unit.training.batch_size, len(images)
+    check_stop()
+    with contextlib.closing(steps):
+        for progress in steps:
+            report(progress, min(size, n - (progress.step - 1) % -(-n // size) * size))
+            check_stop()
     return model.to(memory_format=torch.contiguous_format), progress
 
 
@@ -313,7 +322,8 @@ def _put_to_trial(
     seconds = _evaluate(jobs, networks, announce, partial, record, clock, trial.essential)
     started = time.perf_counter()
     with full_float32():
-        record.arrays |= trial.arrays(model, dataset, check_stop)
+        with _asking(check_stop):
+            record.arrays |= trial.arrays(model, dataset, check_stop)
     record.wall_s = spent + seconds + time.perf_counter() - started
     record.weights_sha256 = load(trial.base).weights_sha256
 
@@ -345,7 +355,8 @@ def _evaluate(
             try:
                 if not clock.essential:
                     clock()
-                done[condition] = job()
+                with _asking(clock):
+                    done[condition] = job()
             except _TimeUp:
                 continue
             storage.save_tensors(partial, done, {"weights": weights, "seconds": clock.spent})

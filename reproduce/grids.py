@@ -161,7 +161,7 @@ class DQA(Experiment):
 
     def evaluations(self, model, dataset, check_stop):
         x, y = dataset.x_test[: self.test_images], dataset.y_test[: self.test_images]
-        options = {"batch_size": self.eval_batch, "seed": self.seed, "check_stop": check_stop}
+        options = {"batch_size": self.eval_batch, "seed": self.seed}
         return {
             name: functools.partial(correct, model, x, y, attack, **options)
             for name, attack in self.attacks.items()
@@ -324,7 +324,7 @@ class DoubleQuantization(Experiment):
 
     def evaluations(self, model, dataset, check_stop):
         x, y = dataset.x_test[: self.test_images], dataset.y_test[: self.test_images]
-        options = {"batch_size": self.eval_batch, "seed": self.seed, "check_stop": check_stop}
+        options = {"batch_size": self.eval_batch, "seed": self.seed}
         fast = models.folded(model).to(memory_format=torch.channels_last)
         x = x.to(next(model.parameters()).device)  # where dithering is fast
 

@@ -50,7 +50,7 @@ class Hardened(DoubleQuantization):
 
     def evaluations(self, model, dataset, check_stop):
         fast = models.folded(model)
-        options = {"batch_size": self.eval_batch, "seed": self.seed, "check_stop": check_stop}
+        options = {"batch_size": self.eval_batch, "seed": self.seed}
         jobs = {}
         for name, _, attack in self.tests:
             count = self.test_images if attack is None else self.attacked_images
@@ -78,7 +78,6 @@ class HardenedTrial(DoubleTrial):
             source_model=whole[1] if condition.sees == "bare" else None,
             batch_size=self.batch,
             seed=self.seed,
-            check_stop=check_stop,
         )
 
 

@@ -62,7 +62,7 @@ class NormTrial(Trial):
                 y = dataset.y_test[few].to(device)
                 is_zoo = isinstance(condition.attack, ZOO)  # the other draws nothing
                 seed = {"seed": batch_seed(self.seed, number)} if is_zoo else {}
-                found = condition.attack.run(model, x, y, check_stop=check_stop, **seed)
+                found = condition.attack.run(model, x, y, **seed)
                 norms.append(found.norms.cpu())
         return torch.cat(norms)
 

@@ -54,9 +54,7 @@ class PipelineChecks(DoubleTrial):
         arrays |= {f"zero_gradients/main/{n}": np.array(v) for n, v in shares.items()}
         arrays["loss/main"] = np.array(diagnostics.loss_by_step(whole, self.main, x, y, self.seed))
         few = x[: self.planted]
-        found = diagnostics.binarization_test(
-            whole, {"main": self.main}, few, self.seed, check_stop
-        )
+        found = diagnostics.binarization_test(whole, {"main": self.main}, few, self.seed)
         arrays |= {f"planted/{n}": hit.numpy() for n, hit in found.items()}
         return arrays | self._examples(network, dataset, device)
 

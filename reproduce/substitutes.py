@@ -72,7 +72,7 @@ class Substitute(Trial):
 
         "agreement" counts the test images for which both name the same class.
         """
-        options = {"batch_size": self.batch, "seed": self.seed, "check_stop": check_stop}
+        options = {"batch_size": self.batch, "seed": self.seed}
         jobs = {}
         for name, c in self.conditions.items():
             x, y = dataset.x_test[: c.images], dataset.y_test[: c.images]

@@ -182,7 +182,6 @@ class DQATrial(Trial):
             batch_size=self.batch,
             seed=self.seed,
             source_model=folded(twin) if condition.sees == "twin" else None,
-            check_stop=check_stop,
         )
 
     def arrays(self, model, dataset, check_stop):
@@ -200,9 +199,7 @@ class DQATrial(Trial):
             arrays[f"loss/{name}"] = np.array(curve)
             named = diagnostics.false_labels(model, attack, x, y, self.seed)
             arrays[f"false_label/{name}"] = named.cpu().numpy()
-        found = diagnostics.binarization_test(
-            model, attacks, x[: self.planted], self.seed, check_stop
-        )
+        found = diagnostics.binarization_test(model, attacks, x[: self.planted], self.seed)
         return arrays | {f"planted/{n}": hit.numpy() for n, hit in found.items()}
 
 
@@ -231,7 +228,7 @@ class DoubleTrial(Trial):
             guard = DoubleQuantizer(bits, dithered, rounding)
         whole = nn.Sequential(guard, bare).eval()
         source = {"itself": None, "bare": bare, "twin": seen}[condition.sees]
-        options = {"batch_size": self.batch, "seed": self.seed, "check_stop": check_stop}
+        options = {"batch_size": self.batch, "seed": self.seed}
         return correct(whole, x, y, condition.attack, source_model=source, **options)
 
 

@@ -226,20 +226,18 @@ def test_an_attack_that_leaves_its_ball_or_the_pixel_range_does_not_count(made, 
     assert says in str(caught.value)
 
 
-def test_it_can_be_stopped_before_any_batch():
+def test_an_interruption_leaves_the_model_as_it_was():
     images, labels = grey_images()
     model = LastDigit().train()
-    asked = []
+    model.register_forward_pre_hook(lambda *_: stop())
 
-    def stop_at_the_third() -> None:
-        asked.append(len(model.seen))
-        if len(asked) == 3:
+    def stop():
+        if len(model.seen) == 2:
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        correct(model, images, labels, batch_size=10, check_stop=stop_at_the_third)
-    assert asked == [0, 1, 2]
-    assert model.training, "a stopped evaluation must put the mode back"
+        correct(model, images, labels, batch_size=10)
+    assert len(model.seen) == 2 and model.training and not model._forward_hooks
 
 
 # --- Bad input ------------------------------------------------------------------------------------
@@ -249,7 +247,7 @@ def test_it_can_be_stopped_before_any_batch():
 def test_unequal_or_no_images_and_labels_are_refused(n_images, n_labels):
     images = torch.zeros(n_images, 1, 2, 2, dtype=torch.uint8)
     labels = torch.zeros(n_labels, dtype=torch.int64)
-    with pytest.raises(ValueError, match=f"{n_images} images and {n_labels} labels"):
+    with pytest.raises(ValueError, match=f"{n_images} images and .*label"):
         correct(LastDigit(), images, labels, batch_size=2)
 
 
