@@ -66,11 +66,9 @@ def dither_pixel_by_pixel(images: Tensor, bits: int) -> Tensor:
 def dithering(images: Tensor, seconds: float) -> dict[str, float]:
     """Images a second of each halftone."""
     few = images[:2].cpu()
-    textbook = functools.partial(floyd_steinberg, variant="textbook")
     stages = {
         "pixel by pixel in Python": (dither_pixel_by_pixel, few),
         "Floyd-Steinberg, released": (floyd_steinberg, images),
-        "Floyd-Steinberg, textbook": (textbook, images),
         "ordered (Bayer)": (bayer, images),
         "Jarvis-Judice-Ninke": (jarvis_judice_ninke, images),
     }

@@ -1,8 +1,8 @@
-"""Halftones: Floyd-Steinberg dithering as the second paper's released code does it and as the
-textbook does, ordered dithering, and the error diffusion of Jarvis, Judice and Ninke.
+"""Halftones: Floyd-Steinberg dithering as the second paper's released code does it, ordered
+dithering, and the error diffusion of Jarvis, Judice and Ninke.
 
 All but the ordered one are compiled loops on the CPU, to which images on other devices come and go
-back. For the released one, which training waits for, GPUs have a kernel as well (dither_triton).
+back. For the first, which training waits for, GPUs have a kernel as well (kernels.dither_triton).
 """
 
 from __future__ import annotations
@@ -11,45 +11,39 @@ import functools
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Variant = Literal["released", "textbook"]
+from reproduce.checks import whole
 
 
-def floyd_steinberg(images: Tensor, bits: int, variant: Variant = "released") -> Tensor:
+def floyd_steinberg(images: Tensor, bits: int) -> Tensor:
     """Dither 8-bit images to 2**bits levels, each channel alone, in raster order.
 
-    "released": integers. A pixel becomes floor(floor(old / 2**(8-b)) / (2**b - 1) * 255). Its
-    error goes right (7/16), down-left (3/16, not from columns 0 and 1), down (5/16) and down-right
-    (1/16); each share is rounded to an integer, halves to even, and each sum clipped to 0..255.
-    An image that holds only these levels comes back unchanged.
+    On integers: a pixel becomes floor(floor(old / 2**(8-b)) / (2**b - 1) * 255). Its error goes
+    right (7/16), down-left (3/16, not from columns 0 and 1), down (5/16) and down-right (1/16);
+    each share is rounded to an integer, halves to even, and each sum clipped to 0..255. An image
+    that holds only these levels comes back unchanged.
 
-    "textbook": float64. A pixel becomes the nearest of the levels 255 k / (2**b - 1), of two as
-    near the one with even k. Its exact error goes to the same four neighbours, from every column;
-    nothing is rounded or clipped on the way. The output is the level rounded to an integer.
-
-    Args:    images: (N,C,H,W) uint8, any device; "released" works on a GPU, "textbook" on the CPU.
-             bits: 1..7.
+    Args:    images: (N,C,H,W) uint8, any device. bits: 1..7.
     Returns: (N,C,H,W) uint8 on the same device, the same values on every device.
     Raises:  TypeError: images not a uint8 tensor, or bits not an int.
-             ValueError: images not 4-dimensional, bits outside 1..7, or an unknown variant.
+             ValueError: images not 4-dimensional, bits outside 1..7.
     Source:  Double quantization, sections III and IV; Floyd and Steinberg, An adaptive algorithm
              for spatial greyscale, Proceedings of the SID 17(2), 1976.
     """
     _check(images, bits)
-    if variant not in get_args(Variant):
-        raise ValueError(f"variant is {variant!r}; give one of {', '.join(get_args(Variant))}")
     if not images.numel():
         return images.clone()
     planes = images.flatten(0, 1)
-    kernel = _gpu_kernel() if images.is_cuda and variant == "released" else None
+    kernel = _gpu_kernel() if images.is_cuda else None
     if kernel is not None:
         return kernel(planes, bits).view(images.shape)
-    return _dither_on_cpu(planes.cpu(), bits, variant).view(images.shape).to(images.device)
+    kernel = _compile(_floyd_steinberg_kernel, "void(uint8[:,:,::1], int16[:,::1])")
+    dithered = _in_threads(kernel, planes.cpu(), _shares(bits))
+    return dithered.view(images.shape).to(images.device)
 
 
 def bayer(images: Tensor, bits: int) -> Tensor:
@@ -73,7 +67,7 @@ def bayer(images: Tensor, bits: int) -> Tensor:
     for _ in range(3):
         matrix = np.block([[4 * matrix, 4 * matrix + 2], [4 * matrix + 3, 4 * matrix + 1]])
     tiled = np.tile(matrix, (-(-height // 8), -(-width // 8)))[:height, :width]
-    levels = _textbook_table(bits).astype(np.int64)
+    levels = _levels(bits).astype(np.int64)
     grey, m = np.arange(256)[:, None], np.arange(64)
     k = (np.searchsorted(levels, grey, side="right") - 1).clip(max=len(levels) - 2)
     lower, upper = levels[k], levels[k + 1]
@@ -103,7 +97,7 @@ def jarvis_judice_ninke(images: Tensor, bits: int) -> Tensor:
              pictures on bilevel displays, Computer Graphics and Image Processing 5(1), 1976.
     """
     _check(images, bits)
-    levels = _textbook_table(bits).astype(np.int64)
+    levels = _levels(bits).astype(np.int64)
     # Entry j: the level of the values in ((j - 1) / 2, j / 2]. Twice a midpoint is whole.
     nearest = levels[np.searchsorted(levels[:-1] + levels[1:], np.arange(511))]
     kernel = _compile(_jarvis_kernel, "void(uint8[:,:,::1], uint8[::1])")
@@ -117,13 +111,10 @@ def _check(images: Tensor, bits: int) -> None:
         raise TypeError(f"images is {got}; give a torch.uint8 tensor with values 0..255")
     if images.ndim != 4:
         raise ValueError(f"images has shape {tuple(images.shape)}; give four dimensions, (N,C,H,W)")
-    if not isinstance(bits, int):
-        raise TypeError(f"bits is {bits!r}; give an int from 1 to 7")
-    if not 1 <= bits <= 7:
-        raise ValueError(f"bits is {bits}; give 1 to 7 (8-bit images have nothing to dither)")
+    whole("bits", bits, 1, 7)  # 8-bit images have nothing to dither
 
 
-def _released_table(bits: int) -> np.ndarray:
+def _shares(bits: int) -> np.ndarray:
     """(5,256) int16: a value's level, then the shares of its error (right, d-left, d, d-right)."""
     old = np.arange(256)
     level = np.floor(np.floor(old / 2 ** (8 - bits)) / (2**bits - 1) * 255)
@@ -131,7 +122,7 @@ def _released_table(bits: int) -> np.ndarray:
     return np.stack([level, *shares]).astype(np.int16)
 
 
-def _textbook_table(bits: int) -> np.ndarray:
+def _levels(bits: int) -> np.ndarray:
     """(2**bits) uint8: the 8-bit value of each level. None lies halfway between two integers."""
     top = 2**bits - 1
     return np.rint(np.arange(top + 1) * 255 / top).astype(np.uint8)
@@ -155,16 +146,6 @@ def _gpu_kernel() -> Callable[[Tensor, int], Tensor] | None:
         )
         return None
     return dither_triton.floyd_steinberg
-
-
-def _dither_on_cpu(planes: Tensor, bits: int, variant: Variant) -> Tensor:
-    if variant == "released":
-        kernel = _compile(_released_kernel, "void(uint8[:,:,::1], int16[:,::1])")
-        table = _released_table(bits)
-    else:
-        kernel = _compile(_textbook_kernel, "void(uint8[:,:,::1], uint8[::1])")
-        table = _textbook_table(bits)
-    return _in_threads(kernel, planes, table)
 
 
 def _in_threads(kernel: Callable[..., None], planes: Tensor, table: np.ndarray) -> Tensor:
@@ -191,7 +172,7 @@ def _compile(kernel: Callable[..., None], signature: str) -> Callable[..., None]
         return numba.njit(signature, nogil=True)(kernel)
 
 
-def _released_kernel(planes: np.ndarray, table: np.ndarray) -> None:
+def _floyd_steinberg_kernel(planes: np.ndarray, table: np.ndarray) -> None:
     """Dither `planes`, (P,H,W), in place: a clipped running value always fits its pixel."""
     _, height, width = planes.shape
     spare = np.zeros(width, np.uint8)
@@ -211,43 +192,6 @@ def _released_kernel(planes: np.ndarray, table: np.ndarray) -> None:
                 kept = min(max(below[x] + from_above_left, 0), 255)
                 below[x] = min(max(kept + table[3, old], 0), 255)
                 from_above_left = table[4, old]
-
-
-def _textbook_kernel(planes: np.ndarray, table: np.ndarray) -> None:
-    """Dither `planes`, (P,H,W), in place.
-
-    Values are held in units of 1/(2**b - 1) of a grey level: the levels are then the integers
-    255 k, and the error of a level is exact.
-    """
-    count, height, width = planes.shape
-    top = len(table) - 1
-    # 16 planes side by side: a pixel waits for its left neighbour, its lanes for nothing. Around
-    # them a border that no pixel reads: a column left and right, a row below.
-    running = np.zeros((height + 1, width + 2, 16))
-    for start in range(0, count, 16):
-        group = planes[start : start + 16]
-        for y in range(height):
-            for x in range(width):
-                for lane in range(len(group)):
-                    running[y, x + 1, lane] = group[lane, y, x] * top
-        for y in range(height):
-            for x in range(width):
-                here, right = running[y, x + 1], running[y, x + 2]
-                down_left, down = running[y + 1, x], running[y + 1, x + 1]
-                down_right = running[y + 1, x + 2]
-                for lane in range(16):
-                    # Half a level above white would round to a level that does not exist.
-                    level = min(np.rint(here[lane] / 255), top)
-                    error = here[lane] - 255 * level
-                    here[lane] = level
-                    right[lane] += error * (7 / 16)
-                    down_left[lane] += error * (3 / 16)
-                    down[lane] += error * (5 / 16)
-                    down_right[lane] += error * (1 / 16)
-        for y in range(height):
-            for x in range(width):
-                for lane in range(len(group)):
-                    group[lane, y, x] = table[int(running[y, x + 1, lane])]
 
 
 _JARVIS = np.array([[0, 0, 0, 7, 5], [3, 5, 7, 5, 3], [1, 3, 5, 3, 1]]) / 48

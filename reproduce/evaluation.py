@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from math import sqrt
 from statistics import NormalDist
 
 import numpy as np
 import torch
+from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from reproduce.attacks import Attack, full_float32, perturb
+from reproduce.attacks.base import answers_watched, check_model, eval_mode
+from reproduce.checks import check_uint8, whole
+from reproduce.checks import number as check_number
+from reproduce.checks import seed as check_seed
 from reproduce.data import to_float
 
 
 def batch_seed(seed: int, number: int) -> int:
     """The attack's seed for batch 0, 1, ... of an evaluation."""
-    return seed * 1_000_003 + number
+    return (seed * 1_000_003 + number) % 2**63
 
 
 def correct(
@@ -28,7 +31,6 @@ def correct(
     batch_size: int,
     seed: int = 0,
     source_model: nn.Module | None = None,
-    check_stop: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Which images the model classifies correctly, in float32 and eval mode.
 
@@ -37,34 +39,28 @@ def correct(
 
     Args:    images: (N, C, H, W) uint8. labels: (N,) int64. attack: None for clean images.
              batch_size: images are taken in this many at a time, in their order. seed: of the
-             attack's random starts. check_stop: called before each batch; may raise to stop.
+             attack's random starts.
     Returns: (N,) bool on the CPU.
-    Raises:  ValueError: images and labels differ in number, there are none, or batch_size is not
-             at least 1. RuntimeError: the attack left its ball, or [0, 1]. What check_stop raises;
-             the model is then in its old mode again.
+    Raises:  TypeError, ValueError: images and labels that are none, or not one each, labels that
+             are no classes of the model, a bad batch_size or seed. FloatingPointError: a logit is
+             NaN or infinite. RuntimeError: the attack left its ball, or [0, 1]. After any of these,
+             or an interruption, the model is as it was.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
-    if len(images) != len(labels) or not len(images):
-        raise ValueError(f"{len(images)} images and {len(labels)} labels; give as many of both")
+    check_uint8(images, labels)
+    batch_size, seed = whole("batch_size", batch_size, 1), check_seed("seed", seed)
     device = next(model.parameters()).device
+    check_model(model, device)
     source_model = model if source_model is None else source_model
-    was_training = model.training
-    model.eval()
     hits = []
-    try:
+    with eval_mode(model), full_float32():
         for number, start in enumerate(range(0, len(images), batch_size)):
-            check_stop()
             x = to_float(images[start : start + batch_size].to(device))
             y = labels[start : start + batch_size].to(device)
             if attack is not None:
                 clean, x = x, perturb(source_model, attack, x, y, batch_seed(seed, number))
                 _check_bounds(attack, clean, x)
-            with torch.no_grad(), full_float32():
-                logits = model(x)
-            hits.append((logits.argmax(1) == y).cpu())
-    finally:
-        model.train(was_training)
+            with torch.no_grad(), answers_watched(model, y):
+                hits.append((model(x).argmax(1) == y).cpu())
     return torch.cat(hits)
 
 
@@ -83,21 +79,14 @@ def wilson(correct: int, total: int, confidence: float = 0.95) -> tuple[float, f
 
     Args:    correct: 0..total. total: at least 1. confidence: strictly between 0 and 1.
     Returns: (low, high), both in [0, 1].
-    Raises:  ValueError: anything outside these ranges.
+    Raises:  TypeError: counts that are no whole numbers. ValueError: outside these ranges.
     Source:  Wilson 1927.
     """
-    if not (total >= 1 and 0 <= correct <= total):
-        raise ValueError(f"{correct} correct of {total}; correct must be in 0..total, total >= 1")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence is {confidence}; it must lie between 0 and 1")
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    share = correct / total
-    centre = share + z * z / (2 * total)
-    half = z * sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    scale = 1 + z * z / total
-    low = 0.0 if correct == 0 else (centre - half) / scale
-    high = 1.0 if correct == total else (centre + half) / scale
-    return low, high
+    total = whole("total", total, 1)
+    correct = whole("correct", correct, 0, total)
+    check_number("confidence", confidence, 0, 1, inside=True)
+    interval = binomtest(correct, total).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def paired(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
@@ -106,13 +95,16 @@ def paired(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
     Args:    one, other: (N,) bool, at least one image.
     Returns: (difference, margin) in percentage points; the margin is normal, from the variance of
              the paired differences.
-    Raises:  ValueError: as many of both not given, or none.
+    Raises:  TypeError: no bools. ValueError: as many of both not given, or none.
     Source:  McNemar 1947 (the difference hangs on the discordant pairs alone).
     """
-    one, other = np.asarray(one, float), np.asarray(other, float)
+    one, other = np.asarray(one), np.asarray(other)
+    for bits in (one, other):
+        if bits.dtype != bool or bits.ndim != 1:
+            raise TypeError(f"got {bits.dtype} of shape {bits.shape}; give bool, one an image")
     if one.shape != other.shape or not len(one):
         raise ValueError(f"{len(one)} and {len(other)} images; give the same ones, at least 1")
-    gained = one - other
+    gained = one.astype(float) - other
     z = NormalDist().inv_cdf(0.975)
     return 100 * float(gained.mean()), 100 * z * float(gained.std()) / len(gained) ** 0.5
 

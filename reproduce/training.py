@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -20,14 +20,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reproduce.attacks import PGD, perturb, seeded
+from reproduce.checks import check_uint8, choice, flag, number, settle, shown, whole
 from reproduce.data import crop_and_flip, epoch_order, to_float
 from reproduce.models import folded
 from reproduce.quantizers import DynamicQuantizer
 from reproduce.storage import Damaged, load_tensors, save_tensors
 
 
-class Interrupted(Exception):
-    """Raised by `check_stop` to end a run early; what is done so far has been saved."""
+class Interrupted(BaseException):
+    """Raised, as by a signal's handler, to end a run early; like KeyboardInterrupt it is no fault,
+    so that nothing that catches an Exception takes it for one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +49,8 @@ class Settings:
     float32. With thresholds = "clean", those of dynamic quantisers stay as they are once the attack
     begins.
 
-    Raises: ValueError: a number outside its range, epochs too few for the attack to come to its
-            full size.
+    Raises: TypeError, ValueError: a value of another kind or outside its range, epochs too few for
+            the attack to come to its full size.
     """
 
     epochs: int
@@ -68,29 +70,22 @@ class Settings:
     thresholds: Literal["clean"] | None = None
 
     def __post_init__(self) -> None:
-        counts = {"epochs": 1, "batch_size": 1, "step_epochs": 1, "clean_epochs": 0}
-        for name, least in (counts | {"ramp_epochs": 0}).items():
-            value = getattr(self, name)
-            if type(value) is not int or value < least:
-                raise ValueError(f"{name} is {value!r}; it must be an int, at least {least}")
-        for name in ("lr", "momentum", "weight_decay"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                value = getattr(self, name)
-                raise ValueError(f"{name} is {value}; it must be a finite number, at least 0")
-        if not 0 <= self.clean_weight <= 1:
-            raise ValueError(f"clean_weight is {self.clean_weight}; it must lie in [0, 1]")
+        settle(self, whole, "epochs", "batch_size", "step_epochs", least=1)
+        settle(self, whole, "clean_epochs", "ramp_epochs", least=0)
+        settle(self, number, "lr", "weight_decay")
+        settle(self, number, "momentum", "clean_weight", high=1)
+        settle(self, flag, "augment", "autocast")
+        choice("optimizer", self.optimizer, Literal["adam", "sgd"])
+        choice("schedule", self.schedule, Literal["constant", "one_cycle", "step"])
+        choice("thresholds", self.thresholds, Literal["clean"], optional=True)
+        if not isinstance(self.attack, PGD | None):
+            raise TypeError(f"attack is {shown(self.attack)}; it must be a PGD or None")
         before = self.clean_epochs + max(1, self.ramp_epochs)
         if self.attack is not None and self.epochs < before:
             raise ValueError(
                 f"epochs is {self.epochs}; with clean_epochs {self.clean_epochs} and ramp_epochs "
                 f"{self.ramp_epochs} the attack comes to its full size in {before}"
             )
-        if self.optimizer not in ("adam", "sgd"):
-            raise ValueError(f"optimizer is {self.optimizer!r}; choose adam or sgd")
-        if self.schedule not in ("constant", "one_cycle", "step"):
-            raise ValueError(f"schedule is {self.schedule!r}; choose constant, one_cycle or step")
-        if self.thresholds not in (None, "clean"):
-            raise ValueError(f"thresholds is {self.thresholds!r}; choose clean or None")
 
     def lr_at(self, step: int, steps_per_epoch: int) -> float:
         """The learning rate of step 0, 1, ..."""
@@ -196,9 +191,9 @@ def _restore(path: Path, key: str, model: nn.Module, optimizer) -> Progress:
     return Progress(**meta)
 
 
-def _gradients(model, optimizer, settings: Settings, attack, x, y, seed) -> dict[str, float]:
+def _gradients(model, settings: Settings, attack, batch, seed: int) -> dict[str, float]:
     """One forward and backward pass on a batch; returns its loss and its number of hits."""
-    optimizer.zero_grad(set_to_none=True)
+    x, y = batch
     autocast = precision(settings, x.device) == torch.bfloat16
     with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
         if attack is None:
@@ -228,7 +223,7 @@ def _end_epoch(model: nn.Module, settings: Settings, progress: Progress, lr: flo
     progress.sums = {}
 
 
-def train(
+def training_steps(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
@@ -238,24 +233,26 @@ def train(
     prepare: Callable[[Tensor], Tensor] = to_float,
     checkpoint: Path | None = None,
     key: str = "",
-    check_stop: Callable[[], None] = lambda: None,
-    report: Callable[[Progress, int], None] = lambda progress, images: None,
-) -> Progress:
-    """Train `model` in place, on the device where it is.
+    checkpoint_s: float = 300.0,
+) -> Iterator[Progress]:
+    """Train `model` in place, on the device where it is, a step for each value that is asked for.
 
-    Args:    images: (N, C, H, W) uint8. labels: (N,) int64. seed: of the order, the augmentation
-             and the attack. prepare: from augmented uint8 to float32 in [0, 1]. checkpoint: file
-             to resume from and to save to, once an epoch, when stopped, and at the end; `key`
-             and `precision` name the run in it. check_stop: called before each step; may raise
-             Interrupted. report: called after each step with the progress and the images just done.
-    Returns: Progress, with one value an epoch for loss, accuracy on its adversarial examples (on
-             its images, while there is no attack), lr, eps_255, and thresholds where there are any.
-    Raises:  Interrupted, after a checkpoint. Damaged: a damaged or foreign checkpoint. ValueError:
-             images and labels differ in number. FloatingPointError: the loss is no longer finite.
-    Source:  DQA, Eq. 7 and 10; Double quantization, section IV-A.
+    Close it (contextlib.closing) to stop: the work done is then saved, and the next call goes on
+    from there. An exception in the middle of a step saves nothing; the last checkpoint stays.
+
+    Args:   images: (N, C, H, W) uint8. labels: (N,) int64. seed: of the order, the augmentation
+            and the attack. prepare: from augmented uint8 to float32 in [0, 1]. checkpoint: file
+            to resume from and to save to, after every epoch and when closed; `key` and `precision`
+            name the run in it. checkpoint_s: seconds after which it is saved within an epoch, too.
+    Yields: after every step the Progress, always the same object, with one value an epoch for loss,
+            accuracy on its adversarial examples (on its images, while there is no attack), lr,
+            eps_255, and thresholds where there are any. Of a run that was finished before, once.
+    Raises: Damaged: a damaged or foreign checkpoint. ValueError, TypeError: images and labels that
+            are none, or not one each. FloatingPointError: the loss is no longer finite.
+    Source: DQA, Eq. 7 and 10; Double quantization, section IV-A.
     """
-    if len(images) != len(labels) or not len(images):
-        raise ValueError(f"{len(images)} images and {len(labels)} labels; give as many of both")
+    check_uint8(images, labels)
+    number("checkpoint_s", checkpoint_s)
     device = next(model.parameters()).device
     images, labels = images.to(device), labels.to(device)
     if settings.autocast:
@@ -268,54 +265,87 @@ def train(
     steps_per_epoch = -(-len(images) // settings.batch_size)
     total = settings.epochs * steps_per_epoch
     started = time.perf_counter() - progress.seconds
+    saved, saved_at = progress.step, progress.seconds
 
     def save() -> None:
-        progress.seconds = time.perf_counter() - started
-        if checkpoint is not None:
+        nonlocal saved, saved_at
+        if checkpoint is not None and progress.step != saved:
             _save(checkpoint, key, model, optimizer, progress)
+        saved, saved_at = progress.step, progress.seconds
 
     model.train()
+    if progress.step >= total:
+        yield progress
     order = None
     while progress.step < total:
-        try:
-            check_stop()
-        except Interrupted:
-            save()
-            raise
-        step = progress.step
-        epoch, batch = divmod(step, steps_per_epoch)
+        epoch, batch = divmod(progress.step, steps_per_epoch)
         if order is None or batch == 0:
             order = epoch_order(len(images), seed, epoch).to(device)
         index = order[batch * settings.batch_size : (batch + 1) * settings.batch_size]
-        x = images[index]
-        if settings.augment:
-            generator = torch.Generator(device).manual_seed(derived_seed(seed, step, "augment"))
-            x = crop_and_flip(x, generator)
-        lr = settings.lr_at(step, steps_per_epoch)
-        attack = settings.attack_at(step, steps_per_epoch)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        before = time.perf_counter()
-        x, y = prepare(x), labels[index]
-        progress.prepare_s += time.perf_counter() - before
+        batch = images[index], labels[index]
+        run = {"seed": seed, "prepare": prepare, "steps_per_epoch": steps_per_epoch}
+        _step(model, optimizer, settings, progress, batch, **run)
+        progress.seconds = time.perf_counter() - started
+        if progress.step % steps_per_epoch == 0 or progress.seconds - saved_at >= checkpoint_s:
+            save()
+        try:
+            yield progress
+        except GeneratorExit:  # closed: between two steps
+            save()
+            raise
+
+
+def train(
+    model: nn.Module, images: Tensor, labels: Tensor, settings: Settings, seed: int, **options
+) -> Progress:
+    """All of `training_steps`, which see; returns the last Progress."""
+    *_, last = training_steps(model, images, labels, settings, seed, **options)
+    return last
+
+
+def _step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    settings: Settings,
+    progress: Progress,
+    batch: tuple[Tensor, Tensor],
+    *,
+    seed: int,
+    prepare: Callable[[Tensor], Tensor],
+    steps_per_epoch: int,
+) -> None:
+    """One step on a batch of uint8 images and labels."""
+    (x, y), step = batch, progress.step
+    device = x.device
+    if settings.augment:
+        generator = torch.Generator(device).manual_seed(derived_seed(seed, step, "augment"))
+        x = crop_and_flip(x, generator)
+    lr, attack = settings.lr_at(step, steps_per_epoch), settings.attack_at(step, steps_per_epoch)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.zero_grad(set_to_none=True)
+    before = time.perf_counter()
+    x = prepare(x)
+    progress.prepare_s += time.perf_counter() - before
+    try:
         with seeded(derived_seed(seed, step, "layers"), device):  # dropout
             attack_seed = derived_seed(seed, step, "attack")
-            sums = _gradients(model, optimizer, settings, attack, x, y, attack_seed)
+            sums = _gradients(model, settings, attack, (x, y), attack_seed)
         if not abs(sums["loss"]) < float("inf"):
-            raise FloatingPointError(
-                f"the loss is {sums['loss']} at step {step} of {total}; lower lr ({settings.lr})"
-            )
-        dynamic = [m for m in model.modules() if isinstance(m, DynamicQuantizer)]
-        if attack is not None and settings.thresholds == "clean":
-            for module in dynamic:
-                module.thresholds.grad = None  # the optimiser passes over it
-        optimizer.step()
+            raise FloatingPointError(f"the loss is {sums['loss']}")
+    except FloatingPointError as error:
+        total = settings.epochs * steps_per_epoch
+        raise FloatingPointError(
+            f"{error} at step {step} of {total}; lower lr ({settings.lr})"
+        ) from None
+    dynamic = [m for m in model.modules() if isinstance(m, DynamicQuantizer)]
+    if attack is not None and settings.thresholds == "clean":
         for module in dynamic:
-            module.project()
-        progress.sums = {n: progress.sums.get(n, 0) + v for n, v in sums.items()}
-        progress.step += 1
-        if progress.step % steps_per_epoch == 0:
-            _end_epoch(model, settings, progress, lr, attack.eps_255 if attack else 0.0)
-            save()
-        report(progress, len(index))
-    return progress
+            module.thresholds.grad = None  # the optimiser passes over it
+    optimizer.step()
+    for module in dynamic:
+        module.project()
+    progress.sums = {n: progress.sums.get(n, 0) + v for n, v in sums.items()}
+    progress.step += 1
+    if progress.step % steps_per_epoch == 0:
+        _end_epoch(model, settings, progress, lr, attack.eps_255 if attack else 0.0)

@@ -544,6 +544,13 @@ NES_OPTIONS = {"eps_255": 8.0, "step_255": 1.0, "steps": 2, "samples": 2, "sigma
         (lambda: pgd(math.nan), "eps_255 is nan"),
         (lambda: pgd(math.inf), "eps_255 is inf"),
         (lambda: pgd(True), "eps_255 is True"),
+        (lambda: AdaptivePGD(eps_255="8", step_255=1, steps=1), "eps_255 is '8'"),
+        (lambda: AdaptivePGD(eps_255=None, step_255=1, steps=1), "eps_255 is None"),
+        (lambda: AdaptivePGD(eps_255=[8.0], step_255=1, steps=1), r"eps_255 is \[8.0\]"),
+        (lambda: pgd(torch.tensor(8.0)), r"eps_255 is a Tensor of shape \(\)"),
+        (lambda: pgd(scaled="false"), "scaled is 'false'; it must be True or False"),
+        (lambda: pgd(loss=["dlr"]), "loss is .*dlr"),
+        (lambda: pgd(file="int8"), "file is 'int8'; choose one of uint8 or None"),
         (lambda: pgd(step_255=-2.0), "step_255 is -2.0"),
         (lambda: pgd(noise_255=-1.0), "noise_255 is -1.0"),
         (lambda: pgd(steps=0), "steps is 0; .* at least 1"),
@@ -577,6 +584,6 @@ NES_OPTIONS = {"eps_255": 8.0, "step_255": 1.0, "steps": 2, "samples": 2, "sigma
     ],
 )
 def test_impossible_settings_are_refused_in_one_line(make, names):
-    with pytest.raises(ValueError, match=names) as caught:
+    with pytest.raises((ValueError, TypeError), match=names) as caught:
         make()
     assert "\n" not in str(caught.value)

@@ -35,7 +35,7 @@ def test_the_benchmark_names_its_device_and_measures_every_stage(capsys):
     out = capsys.readouterr().out
     assert out.startswith(f"device: {experiments.device_name()}\n")
     speeds = re.findall(r"^  (\S.*?)\s+([\d,.]+)\s+([\d,.]+)x$", out, re.MULTILINE)
-    assert len(speeds) == 5 + 4 * 2
+    assert len(speeds) == 4 + 4 * 2
     assert all(float(speed.replace(",", "")) > 0 for _, speed, _ in speeds)
     assert speeds[0][0].startswith("pixel by pixel") and speeds[0][2] == "1.0"
     share = float(re.search(r"share of dithering.*: ([\d.]+)%", out)[1])

@@ -295,16 +295,23 @@ def test_the_model_comes_back_as_it_was_even_after_a_stop(run, training):
             and torch.equal(x, images)
             and torch.equal(y, labels)
             and torch.backends.cudnn.allow_tf32
+            and not any(m._forward_hooks for m in model.modules())
         )
 
     run(model, x, y)
     assert unchanged()
 
-    def stop():
-        raise KeyboardInterrupt
+    asked = []
 
+    def stop(_module, _args):
+        asked.append(1)
+        if len(asked) == 4:
+            raise KeyboardInterrupt
+
+    handle = model[-1].register_forward_pre_hook(stop)
     with pytest.raises(KeyboardInterrupt):
-        run(model, x, y, check_stop=stop)
+        run(model, x, y)
+    handle.remove()
     assert unchanged()
 
 
@@ -318,20 +325,20 @@ def test_the_model_runs_in_eval_mode_in_full_float32_and_without_gradients_of_it
             (
                 layer.training,
                 layer.weight.requires_grad,
-                torch.backends.cudnn.allow_tf32,
-                torch.backends.cuda.matmul.allow_tf32,
+                torch.backends.cudnn.conv.fp32_precision,
+                torch.backends.cuda.matmul.fp32_precision,
             )
         )
     )
     run(model, x, y)
-    assert seen == {(False, False, False, False)}
+    assert seen == {(False, False, "ieee", "ieee")}
 
 
 @both
-def test_it_can_be_stopped_at_every_step_and_shows_how_far_it_is(run, monkeypatch):
+def test_it_shows_how_far_it_is(run, monkeypatch):
     model = network().eval()
     x, y = batch(model)
-    calls, bars = [], []
+    bars = []
 
     class Bar(contextlib.nullcontext):
         def __init__(self, *, total, disable, **_):
@@ -345,8 +352,7 @@ def test_it_can_be_stopped_at_every_step_and_shows_how_far_it_is(run, monkeypatc
 
     for module in carlini_wagner, zoo_module:
         monkeypatch.setattr(module, "tqdm", Bar)
-    run(model, x, y, check_stop=lambda: calls.append(1))
-    assert len(calls) >= 60
+    run(model, x, y)
     (bar,) = bars
     assert 0.8 * bar.total <= bar.n <= bar.total
 
@@ -409,7 +415,7 @@ def test_bad_images_and_labels_are_refused(run):
         run(model, x.double(), y)
     with pytest.raises(ValueError, match=r"255.0; they must lie in \[0, 1\]"):
         run(model, x * 255, y)
-    with pytest.raises(ValueError, match=r"8 images and labels \(7,\)"):
+    with pytest.raises(ValueError, match=r"8 images and labels of shape \(7,\)"):
         run(model, x, y[:7])
     with pytest.raises(ValueError, match="0 images"):
         run(model, x[:0], y[:0])

@@ -1,4 +1,4 @@
-"""Laws of the two dithers, against loops that follow their description pixel by pixel."""
+"""Laws of the released dither, against a loop that follows its description pixel by pixel."""
 
 from __future__ import annotations
 
@@ -20,11 +20,9 @@ from torch import Tensor
 from reproduce import dither
 from reproduce.dither import floyd_steinberg
 
-VARIANTS = ("released", "textbook")
 BITS = range(1, 8)
 SIZES = ((1, 1), (1, 2), (1, 9), (9, 1), (2, 1), (2, 2), (3, 2), (2, 3), (6, 9), (9, 5))
 
-each_variant = pytest.mark.parametrize("variant", VARIANTS)
 each_bits = pytest.mark.parametrize("bits", BITS)
 
 
@@ -60,96 +58,53 @@ def released_oracle(image: list[list[int]], bits: int) -> list[list[int]]:
     return image
 
 
-def textbook_oracle(image: list[list[int]], bits: int) -> list[list[int]]:
-    """In exact fractions, so that no order of additions can matter."""
-    height, width = len(image), len(image[0])
-    running = [[Fraction(value) for value in row] for row in image]
-    levels = [Fraction(255 * k, 2**bits - 1) for k in range(2**bits)]
-    output = [[0] * width for _ in range(height)]
-    for y in range(height):
-        for x in range(width):
-            nearest = round(running[y][x] * (2**bits - 1) / 255)  # halves to even
-            level = levels[min(nearest, 2**bits - 1)]
-            error = running[y][x] - level
-            output[y][x] = round(level)
-            for dy, dx, weight in ((0, 1, 7), (1, -1, 3), (1, 0, 5), (1, 1, 1)):
-                if 0 <= x + dx < width and y + dy < height:
-                    running[y + dy][x + dx] += error * weight / 16
-    return output
-
-
-ORACLES: dict[str, Callable[[list[list[int]], int], list[list[int]]]] = {
-    "released": released_oracle,
-    "textbook": textbook_oracle,
-}
-
-
-def oracle(images: Tensor, bits: int, variant: str) -> Tensor:
-    planes = [ORACLES[variant](plane.tolist(), bits) for plane in images.flatten(0, 1)]
+def oracle(images: Tensor, bits: int) -> Tensor:
+    planes = [released_oracle(plane.tolist(), bits) for plane in images.flatten(0, 1)]
     return torch.tensor(planes, dtype=torch.uint8).view(images.shape)
 
 
-@each_variant
 @each_bits
-def test_it_follows_the_description_pixel_by_pixel(bits, variant):
+def test_it_follows_the_description_pixel_by_pixel(bits):
     for size in SIZES:
         images = images_of_size(*size)
-        got = floyd_steinberg(images, bits, variant)
+        got = floyd_steinberg(images, bits)
         assert got.dtype == torch.uint8
-        assert torch.equal(got, oracle(images, bits, variant)), size
+        assert torch.equal(got, oracle(images, bits)), size
 
 
 @given(
     shape=st.tuples(*(st.integers(1, bound) for bound in (3, 3, 8, 8))),
     bits=st.sampled_from(BITS),
-    variant=st.sampled_from(VARIANTS),
     seed=st.integers(0, 2**32),
 )
 @settings(deadline=None, max_examples=60)
-def test_every_channel_of_every_image_is_dithered_alone(shape, bits, variant, seed):
+def test_every_channel_of_every_image_is_dithered_alone(shape, bits, seed):
     images = random_images(*shape, seed=seed)
-    assert torch.equal(floyd_steinberg(images, bits, variant), oracle(images, bits, variant))
+    assert torch.equal(floyd_steinberg(images, bits), oracle(images, bits))
 
 
-@each_variant
-def test_a_batch_is_dithered_alike_however_it_is_cut_up(variant, monkeypatch):
+def test_a_batch_is_dithered_alike_however_it_is_cut_up(monkeypatch):
     images = random_images(7, 3, 5, 6)
-    expected = oracle(images, 2, variant)
+    expected = oracle(images, 2)
     for threads in (1, 2, 5, 40):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        assert torch.equal(floyd_steinberg(images, 2, variant), expected)
+        assert torch.equal(floyd_steinberg(images, 2), expected)
 
 
-def test_column_1_passes_no_share_down_left_in_the_released_dither_alone():
+def test_column_1_passes_no_share_down_left():
     # Worked by hand. The error 100 at row 0, column 1 would lift 110 below it to the left by 19,
     # over the threshold 128.
     image = torch.tensor([[[[0, 100, 0], [110, 100, 120]]]], dtype=torch.uint8)
     assert floyd_steinberg(image, 1).tolist() == [[[[0, 0, 0], [0, 255, 0]]]]
-    assert floyd_steinberg(image, 1, "textbook")[0, 0, 1, 0] == 255
 
 
-def test_a_tie_between_two_textbook_levels_goes_to_the_even_one():
-    # 124 takes 3.5 from its left neighbour: 127.5 lies halfway both for 1 and for 2 bits.
-    image = torch.tensor([[[[8, 124]]]], dtype=torch.uint8)
-    assert floyd_steinberg(image, 1, "textbook").tolist() == [[[[0, 0]]]]
-    assert floyd_steinberg(image, 2, "textbook").tolist() == [[[[0, 170]]]]
-
-
-def test_the_released_dither_is_the_default():
-    images = random_images(1, 3, 16, 16)
-    assert torch.equal(floyd_steinberg(images, 2), floyd_steinberg(images, 2, "released"))
-    assert not torch.equal(floyd_steinberg(images, 2), floyd_steinberg(images, 2, "textbook"))
-
-
-@each_variant
 @each_bits
-def test_a_dithered_image_holds_only_the_levels_and_a_ramp_holds_all_of_them(bits, variant):
+def test_a_dithered_image_holds_only_the_levels_and_a_ramp_holds_all_of_them(bits):
     top = 2**bits - 1
-    half = 0 if variant == "released" else top  # released levels are cut, textbook ones rounded
-    levels = {(2 * 255 * k + half) // (2 * top) for k in range(top + 1)}
+    levels = {255 * k // top for k in range(top + 1)}
     ramp = torch.arange(256, dtype=torch.uint8).expand(1, 1, 16, 256)
-    assert set(floyd_steinberg(ramp, bits, variant).flatten().tolist()) == levels
-    noise = floyd_steinberg(random_images(4, 3, 32, 32), bits, variant)
+    assert set(floyd_steinberg(ramp, bits).flatten().tolist()) == levels
+    noise = floyd_steinberg(random_images(4, 3, 32, 32), bits)
     assert set(noise.flatten().tolist()) <= levels
 
 
@@ -169,35 +124,20 @@ def test_an_image_at_the_released_levels_is_a_fixed_point(bits):
     assert torch.equal(floyd_steinberg(images, bits), images)
 
 
-@each_bits
-@pytest.mark.parametrize("grey", [(96, 160), (127, 128), (128, 129)])
-def test_the_textbook_dither_keeps_mean_brightness_but_for_what_leaves_the_image(bits, grey):
-    top, side = 2**bits - 1, 128
-    images = random_images(1, 3, side, side, low=grey[0], high=grey[1])
-    dithered = floyd_steinberg(images, bits, "textbook")
-    exact_levels = (dithered.double() * top / 255).round() * 255 / top
-    # An error is half a level at most; 9/16 of it leave below, 8/16 right and 3/16 left.
-    bound = 255 / top / 2 * (9 + 8 + 3) / 16 / side
-    difference = exact_levels.mean((2, 3)) - images.double().mean((2, 3))
-    assert difference.abs().max() <= bound
-
-
-@each_variant
-def test_memory_layout_does_not_matter_and_the_input_is_left_alone(variant):
+def test_memory_layout_does_not_matter_and_the_input_is_left_alone():
     plain = random_images(4, 3, 8, 10)
-    expected = oracle(plain, 3, variant)
+    expected = oracle(plain, 3)
     by_columns = plain.mT.contiguous().mT
     every_other = torch.stack([plain, plain.flip(3)], dim=1).flatten(0, 1)[::2]
     for images in (plain, plain.to(memory_format=torch.channels_last), by_columns, every_other):
-        assert torch.equal(floyd_steinberg(images, 3, variant), expected)
+        assert torch.equal(floyd_steinberg(images, 3), expected)
         assert torch.equal(images, plain)
 
 
-@each_variant
 @pytest.mark.parametrize("shape", [(0, 3, 4, 4), (2, 0, 4, 4), (2, 3, 0, 4), (2, 3, 4, 0)])
-def test_no_pixels_in_give_no_pixels_out(shape, variant):
+def test_no_pixels_in_give_no_pixels_out(shape):
     images = torch.empty(shape, dtype=torch.uint8)
-    assert floyd_steinberg(images, 2, variant).shape == shape
+    assert floyd_steinberg(images, 2).shape == shape
 
 
 def test_a_failure_in_a_thread_is_not_lost(monkeypatch):
@@ -217,7 +157,7 @@ def interpreted(monkeypatch) -> types.ModuleType:
     """The GPU's kernel, run by Triton's interpreter on tensors of the CPU."""
     pytest.importorskip("triton")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    path = Path(dither.__file__).with_name("dither_triton.py")
+    path = Path(dither.__file__).with_name("kernels") / "dither_triton.py"
     spec = importlib.util.spec_from_file_location("interpreted", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -229,7 +169,7 @@ def test_the_gpu_kernel_gives_what_the_loop_gives(interpreted, bits):
     for height, width in ((1, 1), (1, 9), (9, 1), (2, 2), (3, 2), (2, 3), (5, 6)):
         images = images_of_size(height, width)
         got = interpreted.floyd_steinberg(images.flatten(0, 1), bits)
-        assert torch.equal(got.view(images.shape), oracle(images, bits, "released"))
+        assert torch.equal(got.view(images.shape), oracle(images, bits))
     planes = random_images(35, 6, 6, seed=bits)  # more than one warp
     planes = torch.where(planes % 3 == 0, planes, 255 * (planes % 2))  # sums that must be clipped
     before = planes.clone()
@@ -263,13 +203,12 @@ def test_where_the_gpu_kernel_does_not_run_this_is_said_and_the_cpu_takes_over()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
-@each_variant
 @each_bits
-def test_a_gpu_gives_what_the_cpu_gives(bits, variant):
+def test_a_gpu_gives_what_the_cpu_gives(bits):
     images = random_images(400, 3, 32, 32, seed=bits)
-    on_gpu = floyd_steinberg(images.cuda(), bits, variant)
+    on_gpu = floyd_steinberg(images.cuda(), bits)
     assert on_gpu.is_cuda
-    assert torch.equal(on_gpu.cpu(), floyd_steinberg(images, bits, variant))
+    assert torch.equal(on_gpu.cpu(), floyd_steinberg(images, bits))
 
 
 FILL = "void(uint8[:,:,::1], uint8[::1])"
@@ -302,20 +241,26 @@ def test_a_kernel_is_compiled_where_the_disk_is_full(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("images", "bits", "variant", "error", "says"),
+    ("images", "bits", "error", "says"),
     [
-        (torch.zeros(1, 3, 4, 4), 2, "released", TypeError, "torch.float32"),
-        (np.zeros((1, 3, 4, 4), np.uint8), 2, "released", TypeError, "ndarray"),
-        (random_images(3, 4, 4), 2, "released", ValueError, r"\(3, 4, 4\)"),
-        (random_images(1, 1, 3, 4, 4), 2, "released", ValueError, r"\(1, 1, 3, 4, 4\)"),
-        (random_images(1, 3, 4, 4), 2.0, "released", TypeError, "2.0"),
-        (random_images(1, 3, 4, 4), 0, "released", ValueError, "bits is 0"),
-        (random_images(1, 3, 4, 4), 8, "released", ValueError, "nothing to dither"),
-        (random_images(1, 3, 4, 4), 2, "ordered", ValueError, "'ordered'.*released, textbook"),
-        (random_images(0, 3, 4, 4), 8, "textbook", ValueError, "bits is 8"),
+        (torch.zeros(1, 3, 4, 4), 2, TypeError, "torch.float32"),
+        (np.zeros((1, 3, 4, 4), np.uint8), 2, TypeError, "ndarray"),
+        (random_images(3, 4, 4), 2, ValueError, r"\(3, 4, 4\)"),
+        (random_images(1, 1, 3, 4, 4), 2, ValueError, r"\(1, 1, 3, 4, 4\)"),
+        (random_images(1, 3, 4, 4), 2.0, TypeError, "2.0"),
+        (random_images(1, 3, 4, 4), True, TypeError, "bits is True"),
+        (random_images(1, 3, 4, 4), "2", TypeError, "bits is '2'"),
+        (random_images(1, 3, 4, 4), 0, ValueError, "bits is 0"),
+        (
+            random_images(1, 3, 4, 4),
+            8,
+            ValueError,
+            r"bits is 8; it must be a whole number in 1\.\.7",
+        ),
+        (random_images(0, 3, 4, 4), 8, ValueError, "bits is 8"),
     ],
 )
-def test_bad_input_is_named_in_one_line(images, bits, variant, error, says):
+def test_bad_input_is_named_in_one_line(images, bits, error, says):
     with pytest.raises(error, match=says) as caught:
-        floyd_steinberg(images, bits, variant)
+        floyd_steinberg(images, bits)
     assert "\n" not in str(caught.value)

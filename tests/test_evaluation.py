@@ -226,20 +226,18 @@ def test_an_attack_that_leaves_its_ball_or_the_pixel_range_does_not_count(made, 
     assert says in str(caught.value)
 
 
-def test_it_can_be_stopped_before_any_batch():
+def test_an_interruption_leaves_the_model_as_it_was():
     images, labels = grey_images()
     model = LastDigit().train()
-    asked = []
+    model.register_forward_pre_hook(lambda *_: stop())
 
-    def stop_at_the_third() -> None:
-        asked.append(len(model.seen))
-        if len(asked) == 3:
+    def stop():
+        if len(model.seen) == 2:
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        correct(model, images, labels, batch_size=10, check_stop=stop_at_the_third)
-    assert asked == [0, 1, 2]
-    assert model.training, "a stopped evaluation must put the mode back"
+        correct(model, images, labels, batch_size=10)
+    assert len(model.seen) == 2 and model.training and not model._forward_hooks
 
 
 # --- Bad input ------------------------------------------------------------------------------------
@@ -249,7 +247,7 @@ def test_it_can_be_stopped_before_any_batch():
 def test_unequal_or_no_images_and_labels_are_refused(n_images, n_labels):
     images = torch.zeros(n_images, 1, 2, 2, dtype=torch.uint8)
     labels = torch.zeros(n_labels, dtype=torch.int64)
-    with pytest.raises(ValueError, match=f"{n_images} images and {n_labels} labels"):
+    with pytest.raises(ValueError, match=f"{n_images} images and .*label"):
         correct(LastDigit(), images, labels, batch_size=2)
 
 
@@ -296,11 +294,17 @@ def test_the_interval_touches_its_end_exactly_where_all_or_none_are_right():
 @pytest.mark.parametrize(
     ("counts", "names"),
     [
-        ((0, 0), "0 correct of 0"),
-        ((-1, 5), "-1 correct of 5"),
-        ((6, 5), "6 correct of 5"),
-        ((1, -5), "1 correct of -5"),
-        ((math.nan, 5), "nan correct of 5"),
+        ((0, 0), "total is 0; it must be a whole number, at least 1"),
+        ((-1, 5), r"correct is -1; it must be a whole number in 0\.\.5"),
+        ((6, 5), r"correct is 6; .* in 0\.\.5"),
+        ((1, -5), "total is -5"),
+        ((math.nan, 5), "correct is nan"),
+        ((1.5, 2), "correct is 1.5"),
+        ((1, 2.0), "total is 2.0"),
+        ((True, 2), "correct is True"),
+        (("1", 2), "correct is '1'"),
+        ((1, None), "total is None"),
+        ((1, 5, "0.9"), "confidence is '0.9'"),
         ((1, 5, 0.0), "confidence is 0.0"),
         ((1, 5, 1.0), "confidence is 1.0"),
         ((1, 5, 95), "confidence is 95"),
@@ -308,7 +312,7 @@ def test_the_interval_touches_its_end_exactly_where_all_or_none_are_right():
     ],
 )
 def test_impossible_counts_and_confidences_are_refused_in_one_line(counts, names):
-    with pytest.raises(ValueError, match=names) as caught:
+    with pytest.raises((ValueError, TypeError), match=names) as caught:
         wilson(*counts)
     assert "\n" not in str(caught.value)
 
@@ -356,6 +360,12 @@ def test_a_paired_difference_is_that_of_the_discordant_pairs(pairs):
     assert gain == pytest.approx(100 * (up - down) / n)
     spread = math.sqrt(max(0, (up + down) / n - ((up - down) / n) ** 2) / n)
     assert margin == pytest.approx(100 * 1.959964 * spread, abs=1e-4)
+
+
+@pytest.mark.parametrize("bits", [[5, 7], [0.5], [[True]], "yes"])
+def test_what_is_no_bit_an_image_is_no_pair(bits):
+    with pytest.raises(TypeError, match="give bool, one an image"):
+        paired(bits, bits)
 
 
 @pytest.mark.parametrize("counts", [(2, 3), (0, 0)])

@@ -173,7 +173,7 @@ def test_the_shares_of_an_error_add_up_to_it():
         (np.zeros((1, 3, 4, 4), np.uint8), 2, TypeError, "ndarray"),
         (random_images(3, 4, 4), 2, ValueError, r"\(3, 4, 4\)"),
         (random_images(1, 3, 4, 4), 2.0, TypeError, "2.0"),
-        (random_images(1, 3, 4, 4), 8, ValueError, "nothing to dither"),
+        (random_images(1, 3, 4, 4), 8, ValueError, "bits is 8"),
     ],
 )
 def test_bad_input_is_named_in_one_line(halftone, images, bits, error, says):

@@ -6,6 +6,7 @@ so the work goes to those that still stand. One that never falls comes back unpe
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import ClassVar, Protocol
@@ -13,6 +14,8 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from reproduce.checks import check_floats
+from reproduce.checks import seed as check_seed
 from reproduce.quantizers import Backward, DynamicQuantizer, FixedQuantizer, check_backward
 
 Perturb = Callable[[Tensor, Tensor], Tensor]
@@ -28,30 +31,149 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
+def afterwards(restore: Callable[[], None]) -> Iterator[None]:
+    """Call `restore` at the end, and again: an interruption may come in the middle of the first."""
+    try:
+        try:
+            yield
+        finally:
+            restore()
+    finally:
+        restore()
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """All of `model` in eval mode; afterwards each module is in its own mode again."""
+    before = [(m, m.training) for m in model.modules()]
+
+    def restore() -> None:
+        for m, mode in before:
+            m.training = mode
+
+    with afterwards(restore):
+        model.eval()
+        yield
+
+
+@contextmanager
 def weights_fixed(model: nn.Module) -> Iterator[None]:
     """No gradient is computed for the weights: a third of each attack step's work."""
     trainable = [p for p in model.parameters() if p.requires_grad]
-    for p in trainable:
-        p.requires_grad_(False)
-    try:
-        yield
-    finally:
+
+    def restore() -> None:
         for p in trainable:
             p.requires_grad_(True)
+
+    with afterwards(restore):
+        for p in trainable:
+            p.requires_grad_(False)
+        yield
+
+
+def _precisions() -> list[tuple[object, str, object]]:
+    """Every switch of float32's precision, with its value for all 24 bits."""
+    b = torch.backends
+    if hasattr(b.cuda.matmul, "fp32_precision"):  # PyTorch refuses a mixture with the old ones
+        parts = b.cuda.matmul, b.cudnn.conv, b.cudnn.rnn, b.mkldnn.matmul, b.mkldnn.conv
+        return [(part, "fp32_precision", "ieee") for part in parts]
+    return [(part, "allow_tf32", False) for part in (b.cudnn, b.cuda.matmul)]
 
 
 @contextmanager
 def full_float32() -> Iterator[None]:
     """No TF32: its 11 bits move an image over a step, and swallow the differences of queries."""
-    kinds = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = [kind.allow_tf32 for kind in kinds]
-    try:
-        for kind in kinds:
-            kind.allow_tf32 = False
+    switches = _precisions()
+    before = [(part, name, getattr(part, name)) for part, name, _ in switches]
+
+    def restore() -> None:
+        for switch in before:
+            setattr(*switch)
+
+    with afterwards(restore):
+        for switch in switches:
+            setattr(*switch)
         yield
-    finally:
-        for kind, allowed in zip(kinds, before, strict=True):
-            kind.allow_tf32 = allowed
+
+
+@contextmanager
+def answers_watched(model: nn.Module, labels: Tensor) -> Iterator[None]:
+    """Whatever asks `model` meanwhile, its answers must be finite and know every label.
+
+    Raises: FloatingPointError: a logit is NaN or infinite. ValueError: a label that is no class of
+            the model, or answers that are not (N, at least 2).
+    """
+    most = labels.max().item() if len(labels) else 0
+    finite = torch.ones((), dtype=torch.bool, device=labels.device)
+
+    def look(_module, _args, logits: Tensor) -> None:
+        nonlocal finite
+        if not watching:
+            return
+        if logits.ndim != 2 or logits.shape[1] < 2:
+            raise ValueError(f"the model gives {tuple(logits.shape)}; it must be (N, 2 or more)")
+        if most >= logits.shape[1]:
+            raise ValueError(f"a label is {most}; the model knows 0..{logits.shape[1] - 1}")
+        finite = finite & logits.detach().isfinite().all()
+        if logits.device.type == "cpu":  # a GPU is not waited for until the end
+            check()
+
+    def check() -> None:
+        if not finite:
+            raise FloatingPointError("the model's logits are NaN or infinite; it judges nothing")
+
+    def end() -> None:
+        nonlocal watching
+        watching = False
+        if handle is not None:
+            handle.remove()
+
+    handle, watching = None, True
+    with afterwards(end):
+        handle = model.register_forward_hook(look)
+        try:
+            yield
+        except (RuntimeError, ValueError, IndexError):  # in a library perhaps, that met a NaN
+            check()
+            raise
+        check()
+
+
+def check_model(model: nn.Module, device: torch.device) -> None:
+    """Raise TypeError unless the weights are float32, ValueError unless they are on `device`."""
+    for p in model.parameters():
+        if p.is_floating_point() and p.dtype != torch.float32:
+            raise TypeError(f"the model's weights are {p.dtype}; give model.float()")
+        if p.device != device:
+            raise ValueError(f"images are on {device}, the model on {p.device}; move either")
+        if p.is_inference():
+            raise ValueError("the model was made in inference_mode and has no gradient")
+
+
+@contextmanager
+def under_attack(
+    model: nn.Module, images: Tensor, labels: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """`model` as attacks see it, whatever its own state and the caller's; all is put back.
+
+    In eval mode and full float32, its weights fixed, its answers watched, gradients on.
+
+    Args:   images: (N, C, H, W) float32 in [0, 1]. labels: (N,) int64, classes of the model.
+    Yields: both without a history.
+    Raises: TypeError, ValueError: images, labels or weights that are none of this.
+            FloatingPointError: see answers_watched.
+    """
+    check_floats(images, labels)
+    check_model(model, images.device)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        if images.is_inference() or labels.is_inference():
+            images, labels = images.clone(), labels.clone()
+        for state in (eval_mode(model), weights_fixed(model), full_float32()):
+            stack.enter_context(state)
+        stack.enter_context(answers_watched(model, labels))
+        stack.enter_context(torch.enable_grad())
+        yield images.detach(), labels
 
 
 def check_rule(backward: Backward | None, temperature: float | None) -> None:
@@ -77,13 +199,15 @@ def bpda(
     kinds = FixedQuantizer | DynamicQuantizer
     layers = [m for m in model.modules() if backward is not None and isinstance(m, kinds)]
     before = [(m, m.backward, m.temperature) for m in layers]
-    try:
+
+    def restore() -> None:
+        for m, *rule in before:
+            m.set_backward(*rule)
+
+    with afterwards(restore):
         for m in layers:
             m.set_backward(backward, 1.0 if temperature is None else temperature)
         yield
-    finally:
-        for m, *rule in before:
-            m.set_backward(*rule)
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
@@ -94,20 +218,6 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     right = logits.gather(1, labels[:, None]).squeeze(1)
     wrong = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
     return wrong - right
-
-
-def check_sizes(**values: float) -> None:
-    """Raise ValueError unless each is a finite number, at least 0."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not 0 <= value < float("inf"):
-            raise ValueError(f"{name} is {value!r}; it must be a finite number, at least 0")
-
-
-def check_counts(least: int = 1, **values: int) -> None:
-    """Raise ValueError unless each is a whole number, at least `least`."""
-    for name, value in values.items():
-        if type(value) is not int or value < least:
-            raise ValueError(f"{name} is {value!r}; it must be a whole number, at least {least}")
 
 
 class Attack(Protocol):
@@ -129,36 +239,20 @@ class Attack(Protocol):
         """From images (N, C, H, W) in [0, 1] and labels (N,) to adversarial examples."""
 
 
-def check_images(images: Tensor) -> None:
-    """Raise TypeError unless `images` are float32, ValueError unless they lie in [0, 1]."""
-    if images.dtype != torch.float32:
-        raise TypeError(f"images are {images.dtype}; attacks take float32 in [0, 1]")
-    if images.numel():
-        low, high = (v.item() for v in images.aminmax())
-        if not (low >= 0 and high <= 1):
-            raise ValueError(f"images hold values from {low} to {high}; they must lie in [0, 1]")
-
-
 def perturb(model: nn.Module, attack: Attack, images: Tensor, labels: Tensor, seed: int) -> Tensor:
     """Adversarial examples for `images`, with `model` in eval mode while they are made.
 
     Args:    images: (N, C, H, W) float32 in [0, 1]. labels: (N,) int64. seed: of the random start.
-    Returns: (N, C, H, W) float32 in [0, 1], within eps of `images`.
-    Raises:  TypeError: images are not float32. ValueError: a value outside [0, 1] or NaN.
+    Returns: (N, C, H, W) float32 in [0, 1], within eps of `images`, without a graph.
+    Raises:  TypeError, ValueError, FloatingPointError: as under_attack; a seed that torch does not
+             take.
     """
-    check_images(images)
-    was_training = model.training
-    model.eval()
-    try:
-        with (
-            weights_fixed(model),
-            seeded(seed, images.device),
-            full_float32(),
-            torch.enable_grad(),
-        ):
-            return attack.attack(model)(images, labels)
-    finally:
-        model.train(was_training)
+    seed = check_seed("seed", seed)
+    with under_attack(model, images, labels) as (images, labels):
+        if not len(images):
+            return images.clone()
+        with seeded(seed, images.device):
+            return attack.attack(model)(images, labels).detach()
 
 
 class Standing:

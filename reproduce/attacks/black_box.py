@@ -21,11 +21,10 @@ from torch import Tensor, nn
 from reproduce.attacks.base import (
     Perturb,
     Standing,
-    check_counts,
-    check_sizes,
     drawn_seed,
     margin,
 )
+from reproduce.checks import number, settle, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +47,9 @@ class NES:
     sigma_255: float
 
     def __post_init__(self) -> None:
-        check_sizes(eps_255=self.eps_255, step_255=self.step_255, sigma_255=self.sigma_255)
-        check_counts(steps=self.steps)
-        check_counts(2, samples=self.samples)
+        settle(self, number, "eps_255", "step_255", "sigma_255")
+        settle(self, whole, "steps", least=1)
+        settle(self, whole, "samples", least=2)
         if self.samples % 2:
             raise ValueError(f"samples is {self.samples!r}; it must be even")
 
@@ -98,8 +97,8 @@ class Noise:
     draws: int
 
     def __post_init__(self) -> None:
-        check_sizes(eps_255=self.eps_255)
-        check_counts(draws=self.draws)
+        settle(self, number, "eps_255")
+        settle(self, whole, "draws", least=1)
 
     @property
     def passes(self) -> int:
@@ -134,8 +133,8 @@ class Square:
     queries: int
 
     def __post_init__(self) -> None:
-        check_sizes(eps_255=self.eps_255)
-        check_counts(queries=self.queries)
+        settle(self, number, "eps_255")
+        settle(self, whole, "queries", least=1)
 
     @property
     def passes(self) -> int:
@@ -168,8 +167,8 @@ class HopSkipJump:
     steps: int
 
     def __post_init__(self) -> None:
-        check_sizes(eps_255=self.eps_255)
-        check_counts(steps=self.steps)
+        settle(self, number, "eps_255")
+        settle(self, whole, "steps", least=1)
 
     @property
     def passes(self) -> int:

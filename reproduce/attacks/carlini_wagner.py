@@ -16,14 +16,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from reproduce.attacks.base import (
-    check_counts,
-    check_images,
-    check_sizes,
-    full_float32,
-    margin,
-    weights_fixed,
-)
+from reproduce.attacks.base import margin, under_attack
+from reproduce.checks import check_floats, number, settle, whole
 from reproduce.quantizers import FixedQuantizer
 
 # Pixels are drawn this much towards 1/2, so that 0 and 1 have a finite arctanh and can move.
@@ -56,14 +50,10 @@ def shortfall(logits: Tensor, labels: Tensor, confidence: float) -> Tensor:
 
 
 def check_settings(attack) -> None:
-    """Raise ValueError unless the fields that both attacks have are in their ranges."""
-    check_counts(search_steps=attack.search_steps)
-    for name in ("lr", "initial_c"):
-        if not 0 < getattr(attack, name) < math.inf:
-            raise ValueError(
-                f"{name} is {getattr(attack, name)}; it must be a finite number above 0"
-            )
-    check_sizes(confidence=attack.confidence)
+    """Check the fields that both attacks have."""
+    settle(attack, whole, "search_steps", least=1)
+    settle(attack, number, "lr", "initial_c", inside=True)
+    settle(attack, number, "confidence")
 
 
 class Search:
@@ -117,32 +107,26 @@ def smallest_perturbations(
 
     See CarliniWagner.run for the rest.
     """
-    check_images(images)
-    if labels.shape != images.shape[:1] or not len(images):
-        raise ValueError(f"{len(images)} images and labels {tuple(labels.shape)}; give one each")
     if any(isinstance(m, FixedQuantizer) and m.maximum == "batch" for m in model.modules()):
         raise ValueError(
             "maximum is 'batch' in a FixedQuantizer: an image has no logits of its own; "
             "set maximum to 'image' to attack the network"
         )
-    images, was_training = images.detach(), model.training
-    try:
-        with weights_fixed(model), full_float32():
-            model.eval()
-            search = Search(images, labels, attack.initial_c)
-            wrong = predict(model, images, batch_size).argmax(1) != labels
-            search.queries += 1
-            search.done = wrong.clone()
-            search.norms[wrong] = 0
-            for _ in range(attack.search_steps):
-                index = (~search.done).nonzero().squeeze(1)
-                if len(index):
-                    minimise(search, index)
-                    search.next_c()
-            # What is returned is what is judged, whatever the search believed.
-            success = predict(model, search.best, batch_size).argmax(1) != labels
-    finally:
-        model.train(was_training)
+    with under_attack(model, images, labels) as (images, labels):
+        if not len(images):
+            raise ValueError("0 images; give at least one")
+        search = Search(images, labels, attack.initial_c)
+        wrong = predict(model, images, batch_size).argmax(1) != labels
+        search.queries += 1
+        search.done = wrong.clone()
+        search.norms[wrong] = 0
+        for _ in range(attack.search_steps):
+            index = (~search.done).nonzero().squeeze(1)
+            if len(index):
+                minimise(search, index)
+                search.next_c()
+        # What is returned is what is judged, whatever the search believed.
+        success = predict(model, search.best, batch_size).argmax(1) != labels
     keep = success.view(-1, *[1] * (images.dim() - 1))
     return Adversarial(
         torch.where(keep, search.best, images),
@@ -177,42 +161,31 @@ class CarliniWagner:
     confidence: float = 0.0
 
     def __post_init__(self) -> None:
-        check_counts(steps=self.steps)
+        settle(self, whole, "steps", least=1)
         check_settings(self)
 
     @property
     def passes(self) -> int:
         return self.steps * self.search_steps
 
-    def run(
-        self,
-        model: nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        check_stop: Callable[[], None] = lambda: None,
-    ) -> Adversarial:
+    def run(self, model: nn.Module, images: Tensor, labels: Tensor) -> Adversarial:
         """Attack all `images` as one batch, with `model` in eval mode meanwhile.
 
         An image that is misclassified as it stands counts as a success of norm 0. On a terminal a
         bar shows the progress.
 
-        Args:   images: (N, C, H, W) float32 in [0, 1]. labels: (N,) int64. check_stop: called
-                before each step; may raise to stop.
+        Args:   images: (N, C, H, W) float32 in [0, 1]. labels: (N,) int64.
         Returns: for each image the smallest perturbation that was found.
-        Raises: TypeError: images are not float32. ValueError: a value outside [0, 1], no images or
-                not one label each, a FixedQuantizer whose maximum runs over the batch. What
-                check_stop raises. The model is then as it was.
+        Raises: TypeError, ValueError, FloatingPointError: as perturb. ValueError: no images, a
+                FixedQuantizer whose maximum runs over the batch.
         """
-        whole, total = max(1, len(images)), self.search_steps * self.steps
+        check_floats(images, labels)
+        total = self.search_steps * self.steps
         with tqdm(total=total, desc="C&W", unit="step", disable=None, leave=False) as bar:
-
-            def step() -> None:
-                check_stop()
-                bar.update()
-
-            minimise = partial(self._minimise, model, step)
-            return smallest_perturbations(model, images, labels, self, minimise, whole)
+            minimise = partial(self._minimise, model, bar.update)
+            return smallest_perturbations(
+                model, images, labels, self, minimise, max(1, len(images))
+            )
 
     def _minimise(self, model: nn.Module, begin, search: Search, index: Tensor) -> None:
         start = torch.atanh((2 * search.images[index] - 1) * (1 - SHRINK))

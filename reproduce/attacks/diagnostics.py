@@ -5,13 +5,20 @@ Source: Carlini et al. 2019, On evaluating adversarial robustness; Zimmermann et
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
-from reproduce.attacks.base import perturb, seeded
+from reproduce.attacks.base import (
+    answers_watched,
+    eval_mode,
+    full_float32,
+    perturb,
+    seeded,
+    under_attack,
+)
 from reproduce.attacks.gradient import AdaptivePGD
+from reproduce.checks import check_images
+from reproduce.checks import seed as check_seed
 from reproduce.quantizers import DynamicQuantizer, FixedQuantizer
 
 INNER = 256  # random points around an image, on the planted head's near side
@@ -23,9 +30,11 @@ PLANTING = 1_000_000
 def flags(model: nn.Module, images: Tensor) -> dict[str, bool]:
     """What makes AutoAttack's result doubtful: a model that is random, or ends in a softmax.
 
-    Args: images: (N, C, H, W) float32 in [0, 1].
+    Args: model: in the mode in which it answers. images: (N, C, H, W) float32 in [0, 1].
     """
-    with torch.no_grad():
+    check_images(images)
+    labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+    with answers_watched(model, labels), full_float32(), torch.no_grad():
         once, again = model(images), model(images)
     sums = torch.allclose(once.sum(1), torch.ones(len(once), device=once.device), atol=1e-4)
     return {
@@ -53,9 +62,9 @@ def zero_gradients(
 
     layers = [m for m in model.modules() if isinstance(m, kinds)]
     hooks = [layer.register_forward_pre_hook(keep) for layer in layers]
-    x = images.detach().clone().requires_grad_(True)
     try:
-        with attack.rule(model):
+        with under_attack(model, images, labels) as (images, labels), attack.rule(model):
+            x = images.clone().requires_grad_(True)
             loss = attack.objective(model(x), labels).sum()
             grads = torch.autograd.grad(loss, [x, *inputs], allow_unused=True)
     finally:
@@ -82,17 +91,21 @@ def loss_by_step(
 
 def _walk(model, attack: AdaptivePGD, images, labels, seed: int, curve=None) -> Tensor:
     """The attack's path from one start to its end, whatever the model says on the way."""
-    eps, step = attack.eps_255 / 255, attack.step_255 / 255
-    low, high = (images - eps).clamp(0, 1), (images + eps).clamp(0, 1)
-    with attack.rule(model), seeded(seed, images.device):
+    seed, step = check_seed("seed", seed), attack.step_255 / 255
+    with (
+        under_attack(model, images, labels) as (images, labels),
+        attack.rule(model),
+        seeded(seed, images.device),
+    ):
+        low, high = attack.ball(images)
         x = low + (high - low) * torch.rand(images.shape, device=images.device)
         for number in range(attack.steps + 1):
-            logits, grad = attack.gradient(model, x, labels)
+            logits, grad = attack.gradient(model, attack.sent(x), labels)
             if curve is not None:
                 curve.append(attack.objective(logits, labels).mean().item())
             if number < attack.steps:
                 x = (x + step * grad.sign()).clamp(low, high)
-    return x
+    return attack.sent(x)
 
 
 def false_labels(
@@ -108,23 +121,19 @@ def false_labels(
     Returns: (N,) bool: the model named the false label.
     Source:  Kurakin et al. 2017 (label leaking), turned into a test.
     """
-    with torch.no_grad():
+    with under_attack(model, images, labels), torch.no_grad():
         classes = model(images[:1]).shape[1]
     generator = torch.Generator().manual_seed(seed)
     shift = torch.randint(1, classes, labels.shape, generator=generator).to(labels.device)
     false = (labels + shift) % classes
     # The attack leaves alone what already differs from its label, so its whole path is walked here.
     x = _walk(model, attack, images, false, seed)
-    with torch.no_grad():
+    with under_attack(model, x, false), torch.no_grad():
         return model(x).argmax(1) == false
 
 
 def binarization_test(
-    model: nn.Sequential,
-    attacks: dict[str, AdaptivePGD],
-    images: Tensor,
-    seed: int,
-    check_stop: Callable[[], None] = lambda: None,
+    model: nn.Sequential, attacks: dict[str, AdaptivePGD], images: Tensor, seed: int
 ) -> dict[str, Tensor]:
     """Does an attack find adversarial examples that are known to be there?
 
@@ -137,31 +146,33 @@ def binarization_test(
              [0, 1]. seed: of the points and starts.
     Returns: (N,) bool each: "valid", the corner could be told apart; "random", one of 256 fresh
              random points is on the corner's side; and one for each attack, whether it got there.
-    Raises:  ValueError: attacks of different eps.
+    Raises:  ValueError: attacks of different eps. FloatingPointError: NaN or infinite features.
     Source:  Zimmermann et al. 2022, with one boundary point.
     """
+    check_images(images)
+    seed = check_seed("seed", seed)
     radii = {a.eps_255 for a in attacks.values()}
     if len(radii) != 1:
         raise ValueError(f"the attacks have eps_255 {sorted(radii)}; give attacks of one eps")
     eps = radii.pop() / 255
     found = {n: torch.zeros(len(images), dtype=torch.bool) for n in ("valid", "random", *attacks)}
-    label = torch.zeros(1, dtype=torch.long, device=images.device)
+    labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
     body = model[:-1]
-    for i, image in enumerate(images):
-        check_stop()
-        generator = torch.Generator(images.device).manual_seed(PLANTING + seed + i)
-        head = _head(body, image, eps, generator)
-        if head is None:
-            continue
-        found["valid"][i] = True
-        marked = nn.Sequential(*body, head).eval()
-        with torch.no_grad():
-            fresh = _around(image, eps, FRESH, generator)
-            found["random"][i] = bool(marked(fresh).argmax(1).any())
-        for name, attack in attacks.items():
-            x = perturb(marked, attack, image[None], label, seed + i)
+    with eval_mode(model), full_float32():
+        for i, image in enumerate(images):
+            generator = torch.Generator(images.device).manual_seed(PLANTING + seed + i)
+            head = _head(body, image, eps, generator)
+            if head is None:
+                continue
+            found["valid"][i] = True
+            marked = nn.Sequential(*body, head).eval()
             with torch.no_grad():
-                found[name][i] = bool(marked(x).argmax(1).item())
+                fresh = _around(image, eps, FRESH, generator)
+                found["random"][i] = bool(marked(fresh).argmax(1).any())
+            for name, attack in attacks.items():
+                x = perturb(marked, attack, image[None], labels[:1], seed + i)
+                with torch.no_grad():
+                    found[name][i] = bool(marked(x).argmax(1).item())
     return found
 
 
@@ -182,6 +193,8 @@ def _head(body: nn.Module, image: Tensor, eps: float, generator) -> nn.Linear | 
     with torch.no_grad():
         inner = torch.cat([image[None], _around(image, eps, INNER, generator)])
         f = body(torch.cat([inner, corner[None]])).double()
+        if not f.isfinite().all():
+            raise FloatingPointError("the features before the last layer are NaN or infinite")
         others, far = f[:-1], f[-1]
         centred = others - others.mean(0)
         spread = centred.T @ centred / len(others)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 import torchattacks
@@ -21,22 +22,25 @@ from reproduce.attacks.base import (
     Perturb,
     Standing,
     bpda,
-    check_counts,
     check_rule,
-    check_sizes,
     drawn_seed,
     margin,
 )
+from reproduce.checks import choice, flag, number, settle, whole
 from reproduce.quantizers import Backward
 
 Loss = Literal["cross_entropy", "margin", "dlr"]
+File = Literal["uint8"]
 
 
 def dlr(logits: Tensor, labels: Tensor) -> Tensor:
     """The margin over the distance of the largest to the third largest logit, (N,).
 
+    Raises: ValueError: fewer than 3 classes.
     Source: Croce and Hein 2020, Eq. 6 (the difference of logits ratio, here to be maximised).
     """
+    if logits.shape[1] < 3:
+        raise ValueError(f"dlr takes 3 classes or more; the model has {logits.shape[1]}")
     ordered = logits.sort(1, descending=True).values
     return margin(logits, labels) / (ordered[:, 0] - ordered[:, 2]).clamp(min=1e-12)
 
@@ -73,7 +77,7 @@ class FGSM:
     eps_255: float
 
     def __post_init__(self) -> None:
-        check_sizes(eps_255=self.eps_255)
+        settle(self, number, "eps_255")
 
     @property
     def passes(self) -> int:
@@ -105,8 +109,9 @@ class PGD:
     temperature: float | None = None
 
     def __post_init__(self) -> None:
-        check_sizes(eps_255=self.eps_255, step_255=self.step_255)
-        check_counts(steps=self.steps)
+        settle(self, number, "eps_255", "step_255")
+        settle(self, whole, "steps", least=1)
+        settle(self, flag, "random_start")
         check_rule(self.backward, self.temperature)
 
     @property
@@ -137,7 +142,9 @@ class AdaptivePGD:
             restarts: at least 1. loss: cross_entropy, margin or dlr. backward, temperature: rule of
             the model's activation quantisers (reproduce.quantizers); None for the model's own.
             scaled: multiply the logits by `logit_scale` (PGD++). samples, noise_255: average the
-            gradient over so many copies with uniform noise of this size.
+            gradient over so many copies with uniform noise of this size. file: "uint8" for images
+            that a file can hold: the model is asked about whole grey values in every step, and they
+            are what comes back; the images attacked must be such values, too.
     Raises: ValueError: a number outside its range, an unknown loss or rule.
     Source: Athalye et al. 2018 (backward rules, averaging); Carlini et al. 2019.
     """
@@ -155,12 +162,14 @@ class AdaptivePGD:
     scaled: bool = False
     samples: int = 1
     noise_255: float = 0.0
+    file: File | None = None
 
     def __post_init__(self) -> None:
-        check_sizes(eps_255=self.eps_255, step_255=self.step_255, noise_255=self.noise_255)
-        check_counts(steps=self.steps, restarts=self.restarts, samples=self.samples)
-        if self.loss not in get_args(Loss):
-            raise ValueError(f"loss is {self.loss!r}; choose one of {', '.join(get_args(Loss))}")
+        settle(self, number, "eps_255", "step_255", "noise_255")
+        settle(self, whole, "steps", "restarts", "samples", least=1)
+        settle(self, choice, "loss", allowed=Loss)
+        settle(self, flag, "scaled")
+        settle(self, choice, "file", allowed=File, optional=True)
         check_rule(self.backward, self.temperature)
 
     @property
@@ -199,9 +208,9 @@ class AdaptivePGD:
         return logits.detach(), grad
 
     def _run(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        eps, step = self.eps_255 / 255, self.step_255 / 255
+        step = self.step_255 / 255
         standing = Standing(model, images, labels)
-        low, high = (images - eps).clamp(0, 1), (images + eps).clamp(0, 1)
+        low, high = self.ball(images)
         with self.rule(model):
             for _ in range(self.restarts):
                 start = low + (high - low) * torch.rand_like(images)
@@ -209,13 +218,33 @@ class AdaptivePGD:
                 for _ in range(self.steps):
                     if not len(x):
                         return standing.found
-                    index = standing.index
-                    logits, grad = self.gradient(model, x, labels[index])
-                    keep = standing.drop(x, logits)
+                    index, sent = standing.index, self.sent(x)
+                    logits, grad = self.gradient(model, sent, labels[index])
+                    keep = standing.drop(sent, logits)
                     index, x, grad = index[keep], x[keep], grad[keep]
                     x = (x + step * grad.sign()).clamp(low[index], high[index])
-                standing.judge(model, x)
+                standing.judge(model, self.sent(x))
         return standing.found
+
+    def ball(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The lowest and the highest value of each pixel, as far as a file can hold them."""
+        eps_255 = self.eps_255
+        if self.file is not None:
+            eps_255 = math.floor(eps_255)
+            off = (255 * images - (255 * images).round()).abs().max().item() if len(images) else 0
+            if off > 1e-3:
+                raise ValueError(
+                    f"images are up to {off:g} grey levels off whole ones; "
+                    'with file="uint8" they must be such as a file can hold'
+                )
+        return (images - eps_255 / 255).clamp(0, 1), (images + eps_255 / 255).clamp(0, 1)
+
+    def sent(self, x: Tensor) -> Tensor:
+        """What the model gets of x: itself, or what a file would hold of it.
+
+        The walk goes on from x: a step of less than half a grey level would never leave its value.
+        """
+        return x if self.file is None else (255 * x).round() / 255
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,9 +272,9 @@ class AutoAttack:
     queries: int = 5_000
 
     def __post_init__(self) -> None:
-        check_sizes(eps_255=self.eps_255)
-        check_counts(4, classes=self.classes)
-        check_counts(steps=self.steps, queries=self.queries)
+        settle(self, number, "eps_255")
+        settle(self, whole, "classes", least=4)
+        settle(self, whole, "steps", "queries", least=1)
         check_rule(self.backward, self.temperature)
 
     @property
@@ -257,6 +286,10 @@ class AutoAttack:
             options = {"norm": "Linf", "eps": self.eps_255 / 255, "seed": drawn_seed()}
             steps = options | {"steps": self.steps}
             targets = steps | {"n_classes": self.classes}
+            with torch.no_grad():
+                classes = model(images[:1]).shape[1]
+            if classes < self.classes:
+                raise ValueError(f"classes is {self.classes}; the model has {classes}")
             with bpda(model, self.backward, self.temperature):
                 members = [
                     torchattacks.APGD(model, loss="ce", **steps),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -11,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from reproduce.attacks.base import check_counts
 from reproduce.attacks.carlini_wagner import (
     Adversarial,
     Search,
@@ -20,6 +18,8 @@ from reproduce.attacks.carlini_wagner import (
     shortfall,
     smallest_perturbations,
 )
+from reproduce.checks import check_floats, number, settle, whole
+from reproduce.checks import seed as check_seed
 
 
 class _Descent:
@@ -87,15 +87,14 @@ class ZOO:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        check_counts(coordinates=self.coordinates, queries=self.queries)
+        settle(self, whole, "coordinates", "queries", least=1)
+        settle(self, number, "h_255", low=0.001, high=255)
         least = 1 + self.search_steps * (2 * self.coordinates + 1)
         if self.queries < least:
             raise ValueError(
                 f"queries is {self.queries}; {self.search_steps} searches of "
                 f"{self.coordinates} coordinates take at least {least}"
             )
-        if not 0.001 <= self.h_255 <= 255:
-            raise ValueError(f"h_255 is {self.h_255}; it must lie in [0.001, 255]")
 
     @property
     def passes(self) -> int:
@@ -109,22 +108,20 @@ class ZOO:
         *,
         seed: int,
         batch_size: int = 1024,
-        check_stop: Callable[[], None] = lambda: None,
     ) -> Adversarial:
         """Attack all `images` at once, with `model` in eval mode meanwhile.
 
         Args:   seed: of the order of the coordinates. batch_size: of the forward passes. The rest
                 as in CarliniWagner.run.
         Returns: for each image the smallest perturbation that was found.
-        Raises: as CarliniWagner.run. ValueError: batch_size below 1.
+        Raises: as CarliniWagner.run. TypeError, ValueError: a bad batch_size or seed.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        check_floats(images, labels)
+        batch_size, seed = whole("batch_size", batch_size, 1), check_seed("seed", seed)
         generator = torch.Generator(images.device).manual_seed(seed)
 
         def lack(x: Tensor, index: Tensor) -> Tensor:
             """The shortfall (m,) of pixels (m, D), which belong to images `index`."""
-            check_stop()
             logits = predict(model, x.view(-1, *images.shape[1:]), batch_size)
             return shortfall(logits, labels[index], self.confidence)
 

@@ -12,7 +12,7 @@ _LANES = 64 if torch.version.hip else 32
 
 
 def floyd_steinberg(planes: Tensor, bits: int) -> Tensor:
-    """See reproduce.dither.floyd_steinberg, variant "released".
+    """See reproduce.dither.floyd_steinberg.
 
     Args:    planes: (P,H,W) uint8 on a GPU, none of these 0. bits: 1..7.
     Returns: (P,H,W) uint8.

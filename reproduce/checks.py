@@ -1,0 +1,130 @@
+"""What an argument may be: each check gives it back as plain Python, or names what is wrong.
+
+A value of another kind is a TypeError, one out of range a ValueError: one line each, with the
+argument's name, the value, and what is allowed. NumPy's scalars are numbers; True is none.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+LAST_SEED = 2**63 - 1
+
+
+def shown(value: object) -> str:
+    """A value in one short line."""
+    if isinstance(value, Tensor | np.ndarray):
+        return f"a {type(value).__name__} of shape {tuple(value.shape)}"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def whole(name: str, value: int, least: int | None = None, most: int | None = None) -> int:
+    """A whole number from `least` to `most`, both included."""
+    limits = f", at least {least}" if least is not None else ""
+    limits = f" in {least}..{most}" if most is not None else limits
+    says = f"{name} is {shown(value)}; it must be a whole number{limits}"
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(says)
+    if (least is not None and value < least) or (most is not None and value > most):
+        raise ValueError(says)
+    return int(value)
+
+
+def number(
+    name: str, value: float, low: float = 0.0, high: float = math.inf, *, inside: bool = False
+) -> float:
+    """A finite number from `low` to `high`; these themselves unless it must lie `inside`."""
+    if high == math.inf:
+        limits = "a finite number" + (f" above {low:g}" if inside else f", at least {low:g}")
+    else:
+        limits = f"a number between {low:g} and {high:g}" if inside else f"in [{low:g}, {high:g}]"
+    says = f"{name} is {shown(value)}; it must be {limits}"
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(says)
+    try:
+        size = float(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        raise ValueError(says) from None
+    if not (low < size < high if inside else low <= size <= high) or math.isinf(size):
+        raise ValueError(says)
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def seed(name: str, value: int) -> int:
+    """A seed of torch's generators."""
+    return whole(name, value, 0, LAST_SEED)
+
+
+def flag(name: str, value: bool) -> bool:
+    """True or False, and nothing that merely counts as one of them."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} is {shown(value)}; it must be True or False")
+    return bool(value)
+
+
+def choice(name: str, value: str | None, allowed: object, *, optional: bool = False) -> str | None:
+    """One of the values of a Literal, or None where the choice is `optional`."""
+    names = get_args(allowed)
+    if (optional and value is None) or (isinstance(value, str) and value in names):
+        return value
+    ending = " or None" if optional else ""
+    raise ValueError(f"{name} is {shown(value)}; choose one of {', '.join(names)}{ending}")
+
+
+def settle(settings: object, check, *names: str, **limits) -> None:
+    """Check these fields of a frozen dataclass, and put what the check gives into them."""
+    for name in names:
+        object.__setattr__(settings, name, check(name, getattr(settings, name), **limits))
+
+
+def check_uint8(images: Tensor, labels: Tensor) -> None:
+    """Images as they are stored, (N, C, H, W) uint8, and a label (N,) int64 from 0 on for each."""
+    if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4:
+        raise TypeError(f"images are {kind(images)}; they must be uint8 (N, C, H, W)")
+    check_labels(images, labels)
+    if not len(images):
+        raise ValueError("0 images and 0 labels; give at least one")
+
+
+def check_floats(images: Tensor, labels: Tensor) -> None:
+    """Images as networks see them, (N, C, H, W) float32 in [0, 1], and a label for each."""
+    check_images(images)
+    if images.ndim != 4:
+        raise ValueError(f"images are {kind(images)}; they must be (N, C, H, W)")
+    check_labels(images, labels)
+    if images.device != labels.device:
+        raise ValueError(f"images are on {images.device}, labels on {labels.device}; move either")
+
+
+def check_images(images: Tensor) -> None:
+    """Raise TypeError unless `images` are float32, ValueError unless they lie in [0, 1]."""
+    if not isinstance(images, Tensor) or images.dtype != torch.float32:
+        raise TypeError(f"images are {kind(images)}; they must be float32 in [0, 1]")
+    if images.numel():
+        low, high = torch.stack(images.detach().aminmax()).tolist()
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f"images hold values from {low} to {high}; they must lie in [0, 1]")
+
+
+def check_labels(images: Tensor, labels: Tensor) -> None:
+    """One label (N,) int64, at least 0, for each image."""
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
+        raise TypeError(f"labels are {kind(labels)}; they must be int64 (N,)")
+    if labels.shape != images.shape[:1]:
+        raise ValueError(
+            f"{len(images)} images and labels of shape {tuple(labels.shape)}; give one label each"
+        )
+    if len(labels) and (least := labels.min().item()) < 0:
+        raise ValueError(f"a label is {least}; labels are classes, from 0 on")
+
+
+def kind(value: object) -> str:
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    return f"{value.dtype} of shape {tuple(value.shape)}"
