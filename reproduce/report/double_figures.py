@@ -23,6 +23,7 @@ ROUNDINGS = {"floor": "rounding down, as released", "nearest": "rounding to the 
 LOOK = {True: {"color": "C0", "marker": "o"}, False: {"color": "C1", "marker": "s"}}  # dithered?
 DITHERED = {True: "dithered", False: "not dithered"}
 KIND_AXIS = "bits (d: dithered)"
+CLASSES = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 def short(kind: Kind) -> str:
@@ -46,6 +47,18 @@ class Step:
     caption: str
     action: str = ""
     attack: bool = False
+
+
+def step(
+    stages: Mapping[str, np.ndarray], stage: str, action: str = "", *, attack: bool = False
+) -> Step:
+    """The first image at a stage, and what the network says of it as it is.
+
+    Args: stages: arrays of a record of `papers.double.Stages`. stage: one of its three.
+    """
+    confidence = stages[f"confidence/{stage}"][0]
+    says = f"“{CLASSES[confidence.argmax()]}”, {100 * confidence.max():.0f} %"
+    return Step(stages[f"example/{stage}"][0], says, action, attack)
 
 
 def strips(rows: Mapping[str, Sequence[Step]]) -> Figure:
@@ -298,6 +311,13 @@ def detectability(panels: Mapping[str, pd.DataFrame]) -> Figure:
     axes[-1, 0].set_xlabel(f"trained and tested on: {KIND_AXIS}")
     legend_below(figure, axes[0, 0].get_legend_handles_labels()[0], columns=3)
     return close(figure)
+
+
+def ramp() -> torch.Tensor:
+    """(1, 3, 64, 64) uint8: every channel runs from black to full, in a direction of its own."""
+    line = torch.linspace(0, 255, 64).round().byte()
+    across, down = line.expand(64, 64), line.view(64, 1).expand(64, 64)
+    return torch.stack([across, down, 255 - across])[None]
 
 
 def images(rows: Mapping[str, torch.Tensor], captions: Sequence[str], columns: int = 4) -> Figure:
