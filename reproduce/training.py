@@ -114,7 +114,7 @@ class Settings:
 class Progress:
     """Where a run stands: steps done, seconds spent, per-epoch curves, this epoch's sums.
 
-    prepare_s: the part of the seconds in which images were prepared, as by dithering (on a GPU, in
+    total: steps of the whole training. prepare_s: the part of the seconds in which images were prepared, as by dithering (on a GPU, in
     which the work was handed to it).
     """
 
@@ -123,6 +123,7 @@ class Progress:
     curves: dict[str, list]
     sums: dict[str, float]
     prepare_s: float = 0.0
+    total: int = 0
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -264,6 +265,7 @@ def training_steps(
         progress = _restore(checkpoint, key, model, optimizer)
     steps_per_epoch = -(-len(images) // settings.batch_size)
     total = settings.epochs * steps_per_epoch
+    progress.total = total
     started = time.perf_counter() - progress.seconds
     saved, saved_at = progress.step, progress.seconds
 

@@ -1,14 +1,13 @@
 """Settings that every test shares."""
 
 import os
-import sys
 
 import matplotlib
 import pytest
 import torch
 from hypothesis import settings
 
-from reproduce import data, models
+from reproduce import data, models, runner
 from reproduce.training import Settings, train
 
 matplotlib.use("agg")
@@ -22,8 +21,7 @@ settings.load_profile("reproducible")
 @pytest.fixture(autouse=True)
 def on_the_cpu(monkeypatch):
     """Units are run there in every test: bit-for-bit promises hold on no GPU."""
-    if runner := sys.modules.get("reproduce.runner"):
-        monkeypatch.setattr(runner, "device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(runner, "device", lambda: torch.device("cpu"))
 
 
 @pytest.fixture

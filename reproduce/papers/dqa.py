@@ -235,10 +235,10 @@ SEEDS = {"smoke": 1, "laptop": 3, "workstation": 1, "paper": 5}
 
 
 def networks(scale: str, seed: int) -> Iterator[ActivationNetwork]:
-    """Tables 1 and 2; Table 1, and Table 2 at workstation scale, in both readings of the risk."""
+    """Tables 1 and 2; LeNet's, and Table 2 at workstation scale, in both readings of the risk."""
     for dataset, at in RECIPES:
         if at == scale:
-            both = dataset == "mnist" or scale == "workstation"
+            both = dataset in ("digits", "mnist") or scale == "workstation"
             for mixed in (False, True) if both else (False,):
                 for activation, bits in ACTIVATIONS:
                     yield network(dataset, activation, bits, seed=seed, scale=scale, mixed=mixed)
