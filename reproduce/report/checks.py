@@ -174,7 +174,7 @@ def checks(results: Results) -> pd.DataFrame:
     """
     suite = results.suite("trial")
     blind = [
-        (f"fall to {words} alone", "main", *_blind(results, families))
+        (f"images lost to {words} alone", "main", *_blind(results, families))
         for words, families in BLIND.items()
     ]
     main = _rows("main", (*MAIN, STEPS), suite)

@@ -217,11 +217,11 @@ def trial_shown(frame: pd.DataFrame, *, seed: bool = False) -> pd.DataFrame:
     names = [
         f"*{n}*" if c else n for n, c in zip(frame["network"], frame["collapsed"], strict=True)
     ]
-    dagger = frame["blunt"].map({True: " †", False: ""})
+    dagger = frame["blunt"].map({True: "\u00a0†", False: ""})
     shown = shown.assign(network=names, PGD=[f"{v:.1f}" for v in frame["pgd"]] + dagger)
-    doubt = frame["doubtful"].map({True: " †", False: ""})
+    doubt = frame["doubtful"].map({True: "\u00a0†", False: ""})
     worst = [
-        f"**{r.all:.1f}** ({r.low:.1f}–{r.high:.1f}){d}"
+        f"**{r.all:.1f}** ({r.low:.1f}\u2060–\u2060{r.high:.1f}){d}"
         for r, d in zip(frame.itertuples(), doubt, strict=True)
     ]
     shown = shown.assign(**{"all attacks": worst, "record": [f"`{k}`" for k in frame["key"]]})

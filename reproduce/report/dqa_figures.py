@@ -77,7 +77,7 @@ def _forward(ax: Axes, bits: int) -> None:
         ax.plot(x[0], torch.relu(x)[0], color=GREY, ls="--", label="ReLU")
     ax.plot(x[0], out, color="C1", lw=2.5, label=f"{bits} bits, fixed")
     ax.set(xlabel="input", ylabel="output", ylim=(-1.25, 2), title="What the network computes")
-    ax.legend(fontsize=9.5, loc="upper left", frameon=False)
+    ax.legend(fontsize=9.5, loc="lower right", frameon=False)
 
 
 RULES = {

@@ -75,9 +75,8 @@ def image_grid(rows: dict[str, np.ndarray], captions: dict[str, Sequence[object]
     Args: rows: {row title: (N, C, H, W) uint8}. captions: {row title: N captions}.
     """
     count = len(next(iter(rows.values())))
-    figure, axes = plt.subplots(
-        len(rows), count, figsize=(0.95 * count, 1.2 * len(rows)), squeeze=False
-    )
+    size = 0.95 * count + 1.2, 1.2 * len(rows)  # inches; the titles stand at the left
+    figure, axes = plt.subplots(len(rows), count, figsize=size, squeeze=False)
     for line, (title, images) in zip(axes, rows.items(), strict=True):
         for ax, image, caption in zip(line, images, captions[title], strict=True):
             grey = image.shape[0] == 1
