@@ -7,6 +7,7 @@ import json
 import re
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -198,13 +199,26 @@ def test_a_page_that_is_missing_stale_swapped_or_empty_is_named(book, pages, spo
 
 def test_a_site_with_a_page_that_is_missing_is_not_built(book, pages, monkeypatch):
     monkeypatch.setattr(pages.problems, "__defaults__", (book / "book", book / "notebooks"))
-    assert pages.setup(None)["parallel_read_safe"]
+    assert pages.setup(SimpleNamespace(connect=lambda *_: 0))["parallel_read_safe"]
     (book / "book" / "two.ipynb").unlink()
     with pytest.raises(Exception, match=r"cannot be built:\nbook/two\.ipynb is missing"):
         pages.setup(None)
 
 
-# --- Executing --------------------------------------------------------------------------------------
+def test_a_page_bears_its_own_title_on_cards_and_the_first_page_its_title_once(pages):
+    app = SimpleNamespace(config=SimpleNamespace(html_title="Book", root_doc="index"))
+    tag = '<meta content="Book" property="og:title" />'
+    first, other = (
+        {"title": t, "docstitle": "Book", "metatags": tag} for t in ("Book", "<i>A</i> & B")
+    )
+    pages.name_page(app, "index", "page.html", first, None)
+    pages.name_page(app, "one", "page.html", other, None)
+    assert first == {"title": "Book", "docstitle": "", "metatags": tag}
+    assert other["metatags"] == '<meta content="A &amp; B" property="og:title" />'
+    assert other["docstitle"] == "Book"
+
+
+# --- Executing ----------------------------------------------------------------------------------
 
 
 def test_a_page_executed_again_is_the_same_to_the_byte_and_is_not_rewritten(execute):
