@@ -32,6 +32,7 @@ PRINTED = "printed"  # in place of a scale: the papers' own numbers decide
 _WORSE = (REPRODUCED, DIRECTION, UNDECIDED, OWN_ONLY, NOT)  # of comparisons, the last one counts
 _KINDER = (REPRODUCED, DIRECTION, OWN_ONLY, UNDECIDED, NOT)  # of readings, the first one counts
 _LOWERING = (OWN_ONLY, UNDECIDED)
+_LAST_BIT = 1e-9  # of a float, which decides nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +69,9 @@ class Comparison:
         NaN keeps no bound.
         """
         ours, chance = reading.value, reading.sampling
-        if self.above is not None and not ours > self.above:
+        if self.above is not None and not ours > self.above + _LAST_BIT:
             return "no"
-        if self.below is not None and not ours < self.below:
+        if self.below is not None and not ours < self.below - _LAST_BIT:
             return "no"
         if self.above is not None and chance and ours - self.above <= chance:
             return "open"
@@ -85,7 +86,7 @@ class Comparison:
 
     def _met(self, ours: float) -> bool:
         off = ours - self.published
-        reach = self.margin + 1e-9  # the last bit of a float decides nothing
+        reach = self.margin + _LAST_BIT
         return {"both": abs(off), "least": -off, "most": off}[self.side] <= reach
 
 
