@@ -69,7 +69,7 @@ def levels_figure(found: Mapping[str, Record]) -> Figure:
     columns = min(2, len(found))
     rows = -(-len(found) // columns)
     figure, grid = plt.subplots(
-        rows, columns, figsize=(7, 2.3 * rows + 0.4), sharex=True, sharey=True, squeeze=False
+        rows, columns, figsize=(6.4, 2.3 * rows + 0.4), sharex=True, sharey=True, squeeze=False
     )
     for ax in grid.flat[len(found) :]:
         ax.set_visible(False)
@@ -89,7 +89,7 @@ def levels_figure(found: Mapping[str, Record]) -> Figure:
 def maps_figure(found: Mapping[str, Record]) -> Figure:
     """Stored t-SNE maps of the last layer's input, clean and under PGD: a row a network."""
     palette = np.array(sns.color_palette("colorblind", CLASSES))
-    figure, grid = plt.subplots(len(found), 2, figsize=(7, 3.3 * len(found)), squeeze=False)
+    figure, grid = plt.subplots(len(found), 2, figsize=(6.4, 3.3 * len(found)), squeeze=False)
     for line, (name, record) in zip(grid, found.items(), strict=True):
         labels = record.arrays["features/labels"]
         for ax, condition in zip(line, ("clean", "pgd"), strict=True):

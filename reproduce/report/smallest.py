@@ -137,10 +137,11 @@ def _marked(row) -> str:
 def _rate(row) -> str:
     if not row.images:
         return tables.NONE
-    return f"{row.rate:.1f} ({row.low:.1f}–{row.high:.1f})"
+    joined = f"{row.rate:.0f} ({row.low:.0f}–{row.high:.0f})"  # of some 50 images
+    return joined.replace(" ", "\N{NO-BREAK SPACE}").replace("–", "–\N{WORD JOINER}")
 
 
-RULES = {"own": "as in training", "sigmoid": "sum of sigmoids"}
+RULES = {"own": "as trained", "sigmoid": "sigmoids"}
 
 
 def table3(found: pd.DataFrame, *, defended: bool) -> pd.DataFrame:
@@ -163,9 +164,11 @@ def table3(found: pd.DataFrame, *, defended: bool) -> pd.DataFrame:
 
 
 def widest(found: pd.DataFrame) -> pd.DataFrame:
-    """ZOO's best width on each network beside the paper's rate: `outcomes`' rows and `printed`."""
+    """ZOO's best width on each network, of equals the smallest: `outcomes`' rows, and the rate that
+    the paper prints as `printed`."""
     zoo = found[found["attack"] == "zoo"]
-    top = zoo.loc[zoo.groupby("network", sort=False)["rate"].idxmax()] if len(zoo) else zoo
+    rates = zoo["rate"].fillna(-1)  # where no image was right, any width will do
+    top = zoo.loc[rates.groupby(zoo["network"], sort=False).idxmax()]
     said = [_printed("dqa_table5", bits, quantity="attack_success") for bits in top["bits"]]
     return top.assign(printed=said)
 
@@ -252,7 +255,7 @@ def undefended_figure(runs: Sequence[Results]) -> Figure | None:
     columns = min(2, len(shown))
     rows = -(-len(shown) // columns)
     figure, grid = plt.subplots(
-        rows, columns, figsize=(7, 2.5 * rows + 0.6), sharex=True, sharey=True, squeeze=False
+        rows, columns, figsize=(6.4, 2.5 * rows + 0.6), sharex=True, sharey=True, squeeze=False
     )
     for ax in grid.flat[len(shown) :]:
         ax.set_visible(False)
@@ -279,7 +282,7 @@ def defended_figure(runs: Sequence[Results]) -> Figure | None:
     shown = [r for r in runs if _defended(r) and _under(r, "cw")]
     if not shown:
         return None
-    figure, ax = plt.subplots(figsize=(7, 4.2))
+    figure, ax = plt.subplots(figsize=(6.4, 4.2))
     for number, results in enumerate(shown):
         norms, line = best(results, "cw"), style.look(_name(results), number)
         ax.ecdf(norms[norms > 0], **{n: v for n, v in line.items() if n not in ("marker", "mfc")})
@@ -302,7 +305,7 @@ def widths_figure(found: pd.DataFrame) -> Figure | None:
     if zoo.empty:
         return None
     widths = list(dqa.H_255)
-    figure, ax = plt.subplots(figsize=(7, 4.2))
+    figure, ax = plt.subplots(figsize=(6.4, 4.2))
     for number, (name, each) in enumerate(zoo.groupby("network", sort=False)):
         each = each.set_index("how").reindex(widths)
         line = style.look(name, number)
