@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from reproduce.papers.double import KINDS
+from reproduce.quantizers import filter_radius
 from reproduce.report.double import Kind, decided, steps, whole_radius, words
 from reproduce.report.style import close, legend_below
 
@@ -23,7 +22,6 @@ ROUNDINGS = {"floor": "rounding down, as released", "nearest": "rounding to the 
 LOOK = {True: {"color": "C0", "marker": "o"}, False: {"color": "C1", "marker": "s"}}  # dithered?
 DITHERED = {True: "dithered", False: "not dithered"}
 KIND_AXIS = "bits (d: dithered)"
-CLASSES = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 def short(kind: Kind) -> str:
@@ -32,79 +30,17 @@ def short(kind: Kind) -> str:
     return f"{bits} d" if dithered else f"{bits}"
 
 
-# --- The method -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Step:
-    """What is done to an image, and what it is then.
-
-    image: (3, H, W) uint8. caption: below it. action: above the arrow that leads to it; its first
-    line says who acts. attack: whether an attacker does.
-    """
-
-    image: np.ndarray
-    caption: str
-    action: str = ""
-    attack: bool = False
-
-
-def step(
-    stages: Mapping[str, np.ndarray], stage: str, action: str = "", *, attack: bool = False
-) -> Step:
-    """The first image at a stage, and what the network says of it as it is.
-
-    Args: stages: arrays of a record of `papers.double.Stages`. stage: one of its three.
-    """
-    confidence = stages[f"confidence/{stage}"][0]
-    says = f"“{CLASSES[confidence.argmax()]}”, {100 * confidence.max():.0f} %"
-    return Step(stages[f"example/{stage}"][0], says, action, attack)
-
-
-def strips(rows: Mapping[str, Sequence[Step]]) -> Figure:
-    """Images on their way from the sender to the network, a row for each order of events."""
-    count = max(map(len, rows.values()))
-    figure, axes = plt.subplots(
-        len(rows), count, figsize=(1.6 * count, 2.6 * len(rows)), squeeze=False
-    )
-    for line, (title, chain) in zip(axes, rows.items(), strict=True):
-        for ax in line[len(chain) :]:
-            ax.set_visible(False)
-        for ax, step in zip(line, chain, strict=False):
-            ax.imshow(step.image.transpose(1, 2, 0), interpolation="nearest")
-            ax.set(xticks=[], yticks=[])
-            ax.grid(False)
-            ax.set_xlabel(step.caption, fontsize=12, labelpad=4)
-            colour = "C3" if step.attack else "0.25"
-            for side in ax.spines.values():
-                side.set(visible=True, color=colour, linewidth=2.5 if step.attack else 0.8)
-            if step.action:
-                _arrow(ax, step.action, colour)
-        line[0].set_title(title, loc="left", fontsize=13, fontweight="bold", pad=46)
-    figure.subplots_adjust(wspace=0.45, hspace=0.75, left=0.02, right=0.98)
-    return close(figure)
-
-
-def _arrow(ax: Axes, text: str, colour: str) -> None:
-    """From the image on the left of these axes to this one."""
-    ends = {"xy": (-0.03, 0.5), "xytext": (-0.42, 0.5)}
-    look = {"arrowstyle": "-|>", "color": colour, "lw": 2}
-    ax.annotate("", **ends, xycoords="axes fraction", arrowprops=look)
-    spot = {"xycoords": "axes fraction", "ha": "center", "va": "bottom"}
-    ax.annotate(text, (-0.22, 1.05), color=colour, fontsize=11.5, linespacing=1.2, **spot)
-
-
 # --- What arithmetic decides ----------------------------------------------------------------------
 
 
 def margins(depths: Sequence[int] = (1, 2, 3, 4)) -> Figure:
-    """The levels of each depth on the line of grey values, and what lies within the whole radius of
-    each: certain to come back to it. The radius stands at the right."""
-    figure, ax = plt.subplots(figsize=(6.4, 4.4))
+    """The levels of each depth on the line of grey values, and what is sure to come back to each:
+    what lies within the largest whole radius. The radius stands at the right."""
+    figure, ax = plt.subplots(figsize=(5.4, 4.2))
     for row, bits in enumerate(depths):
         levels = 255 * np.arange(2**bits) / (2**bits - 1)
         for offset, colour, rounding in ((-0.17, "C0", "floor"), (0.17, "C1", "nearest")):
-            radius = whole_radius(bits, rounding)
+            radius = filter_radius(bits, rounding)
             low, high = (levels - radius).clip(0), (levels + radius).clip(max=255)
             y = row + offset
             ax.barh([y] * len(levels), high - low, 0.24, low, color=colour, alpha=0.45, lw=0)
@@ -126,7 +62,7 @@ def frontier(panels: Mapping[str, pd.DataFrame], eps_255: float) -> Figure:
     Args: panels: {title: a table of `double.frontier`}. eps_255: a vertical line.
     """
     figure, axes = plt.subplots(
-        len(panels), 1, figsize=(6.4, 3.4 * len(panels)), sharex=True, squeeze=False
+        len(panels), 1, figsize=(5.6, 3.2 * len(panels)), sharex=True, squeeze=False
     )
     for ax, (title, table) in zip(axes[:, 0], panels.items(), strict=True):
         part = table[table["dithered"]].dropna(subset="accuracy")
@@ -172,20 +108,21 @@ def difference(
     *,
     marked: Sequence[tuple[Kind, Kind]] = (),
     eps_255: float | None = None,
+    limit: float = 60,
 ) -> Figure:
     """Ours minus published in points, a cell a pair of kinds; hatched where one of them is missing.
 
     Args: marked: (train, test) of cells with a heavy frame. eps_255: outline the columns that are
-          decided at it; None for no outline.
+          decided at it; None for no outline. limit: points at the ends of the scale of colours.
     """
-    figure, ax = plt.subplots(figsize=(7, 6.6))
+    figure, ax = plt.subplots(figsize=(6.4, 6))
     gap = (ours - published).round(0) + 0.0  # no "-0"
     ax.set_facecolor("0.85")
     ax.add_patch(Rectangle((0, 0), *gap.shape[::-1], fill=False, hatch="////", ec="0.65", lw=0))
     sns.heatmap(
-        gap, ax=ax, vmin=-60, vmax=60, cmap="vlag_r", linewidths=0.5, mask=gap.isna(),
+        gap, ax=ax, vmin=-limit, vmax=limit, cmap="vlag_r", linewidths=0.5, mask=gap.isna(),
         annot=gap.where(gap.abs() >= 10).map(lambda v: f"{v:+.0f}" if v == v else ""), fmt="",
-        annot_kws={"size": 11}, cbar_kws={"label": "ours minus published (points)", "pad": 0.02},
+        annot_kws={"size": 10}, cbar_kws={"label": "ours minus published (points)", "pad": 0.02},
     )  # fmt: skip
     _kind_axes(ax)
     if eps_255 is not None:
@@ -229,7 +166,7 @@ def against_eps(
 
     Args: measured: as of `double.against_eps`. published: {kind: (up to which eps, percent)}.
     """
-    figure, axes = plt.subplots(2, 2, figsize=(7, 6), sharex=True, sharey=True)
+    figure, axes = plt.subplots(2, 2, figsize=(6, 5.6), sharex=True, sharey=True)
     top = int(measured["eps"].max()) if len(measured) else 32
     for ax, bits in zip(axes.flat, depths, strict=True):
         radius = min(whole_radius(bits), top)
@@ -277,7 +214,7 @@ def left(table: pd.DataFrame) -> Figure:
 
     Args: table: as of `double_before.left`; a row a network.
     """
-    figure, ax = plt.subplots(figsize=(6.4, 6.2))
+    figure, ax = plt.subplots(figsize=(5.4, 6))
     y = np.arange(len(table))
     ax.hlines(y, table["all"], table["clean"], color="0.8", lw=2, zorder=1)
     for column, (name, look) in SHOWN.items():
@@ -296,7 +233,7 @@ def detectability(panels: Mapping[str, pd.DataFrame]) -> Figure:
     Args: panels: {title: as of `double_before.detection`}.
     """
     figure, axes = plt.subplots(
-        len(panels), 1, figsize=(6.8, 2.9 * len(panels)), sharex=True, sharey=True, squeeze=False
+        len(panels), 1, figsize=(5.8, 2.7 * len(panels)), sharex=True, sharey=True, squeeze=False
     )
     marks = ("s", "o", "D")
     for ax, (title, found) in zip(axes[:, 0], panels.items(), strict=True):
@@ -310,33 +247,4 @@ def detectability(panels: Mapping[str, pd.DataFrame]) -> Figure:
     axes[-1, 0].set_xticks(range(len(KINDS)), [short(k) for k in KINDS], rotation=90)
     axes[-1, 0].set_xlabel(f"trained and tested on: {KIND_AXIS}")
     legend_below(figure, axes[0, 0].get_legend_handles_labels()[0], columns=3)
-    return close(figure)
-
-
-def ramp() -> torch.Tensor:
-    """(1, 3, 64, 64) uint8: every channel runs from black to full, in a direction of its own."""
-    line = torch.linspace(0, 255, 64).round().byte()
-    across, down = line.expand(64, 64), line.view(64, 1).expand(64, 64)
-    return torch.stack([across, down, 255 - across])[None]
-
-
-def images(rows: Mapping[str, torch.Tensor], captions: Sequence[str], columns: int = 4) -> Figure:
-    """Images of each row, wrapped after so many columns, the rows' names above their first image.
-
-    Args: rows: {title: (N, 3, H, W) uint8}. captions: N, the same for each row.
-    """
-    lines = -(-len(captions) // columns)
-    figure, axes = plt.subplots(
-        lines * len(rows), columns, figsize=(1.6 * columns, 1.95 * lines * len(rows)), squeeze=False
-    )
-    for number, (title, shown) in enumerate(rows.items()):
-        block = axes[number * lines : (number + 1) * lines].flat
-        for ax in block:
-            ax.set_axis_off()
-        for ax, image, caption in zip(block, shown, captions, strict=False):
-            ax.imshow(image.permute(1, 2, 0), interpolation="nearest")
-            ax.set_title(caption, fontsize=12, y=-0.2)
-        spot = {"xycoords": "axes fraction", "fontsize": 13, "fontweight": "bold"}
-        axes[number * lines, 0].annotate(title, (0, 1.06), **spot)
-    figure.tight_layout()
     return close(figure)
