@@ -156,7 +156,7 @@ def each_seed(frame: pd.DataFrame) -> Figure:
 
     Args: frame: as `report.dqa.table`.
     """
-    figure, axes = plt.subplots(1, 3, figsize=(7.2, 4.0), sharey=True)
+    figure, axes = plt.subplots(1, 3, figsize=(6.0, 4.2), sharey=True)
     for ax, (attack, title) in zip(axes, dqa.ATTACKS.items(), strict=True):
         part = frame[frame["attack"] == attack]
         for y, row in enumerate(part.itertuples()):
@@ -164,7 +164,7 @@ def each_seed(frame: pd.DataFrame) -> Figure:
                 ax.plot(value, y, "x" if lost else "o", ms=6, color="C0", alpha=0.7)
         y = range(len(part))
         ax.plot(part["published"], y, "D", ms=9, mfc="none", mec="black", mew=1.3)
-        ax.set(title=title, xlabel="accuracy (%)", xlim=(-4, 104), yticks=y)
+        ax.set(title=f"{title} (%)", xlim=(-5, 105), xticks=(0, 50, 100), yticks=y)
         ax.set_yticklabels(part["network"])
     axes[0].invert_yaxis()
     looks = {"published": ("D", "black", "none"), "ours, each seed": ("o", "C0", "C0"),
