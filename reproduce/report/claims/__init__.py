@@ -11,6 +11,7 @@ import csv
 from importlib.resources import files
 
 from reproduce.report.claims import double, dqa
+from reproduce.report.claims.board import Decided, board, counts, decide, details
 from reproduce.report.claims.evidence import Activations, Evidence, Images
 from reproduce.report.claims.measures import MEASURES
 from reproduce.report.claims.quantities import Difference, Lead, Mean, Printed
@@ -43,6 +44,7 @@ __all__ = [
     "Activations",
     "Claim",
     "Comparison",
+    "Decided",
     "Difference",
     "Evidence",
     "Images",
@@ -50,6 +52,10 @@ __all__ = [
     "Mean",
     "Printed",
     "Verdict",
+    "board",
+    "counts",
+    "decide",
+    "details",
     "ledger",
     "survival",
     "verdict",

@@ -48,7 +48,7 @@ class Mean:
         found = {n: value for n, value in found.items() if value is not None}
         if not found:
             return None
-        return Reading(mean(found.values()), 0.0, len(found), _one_precision(evidence, found))
+        return Reading(mean(found.values()), 0.0, len(found), one_precision(evidence, found))
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Difference:
         subjects = (m.of for m in (self.left, self.right))
         networks = [n for s in subjects for n in evidence.networks(s, scale, mixed=mixed)]
         seeds = min(r.seeds for r in pair)
-        same = _one_precision(evidence, networks)
+        same = one_precision(evidence, networks)
         return Reading(pair[0].value - pair[1].value, 0.0, seeds, same)
 
 
@@ -97,7 +97,7 @@ class Lead:
             return None
         tried = [[n for n in networks if n.seed in both] for networks in tried]
         gain, margin = lead(*([evidence.of(n) for n in networks] for networks in tried))
-        return Reading(gain, margin, len(both), _one_precision(evidence, [*tried[0], *tried[1]]))
+        return Reading(gain, margin, len(both), one_precision(evidence, [*tried[0], *tried[1]]))
 
 
 @dataclass(frozen=True)
@@ -111,5 +111,6 @@ class Printed:
         return Reading(self.value, 0.0, 0)
 
 
-def _one_precision(evidence: Evidence, networks: Iterable[Network]) -> bool:
+def one_precision(evidence: Evidence, networks: Iterable[Network]) -> bool:
+    """Whether networks were trained with bfloat16 all of them, or none."""
     return len({without_bfloat16(evidence.of(n)) for n in networks}) < 2

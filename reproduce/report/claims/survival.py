@@ -10,10 +10,12 @@ import pandas as pd
 from reproduce.evaluation import paired
 from reproduce.papers.units import Network
 from reproduce.report.claims.evidence import Activations, Evidence, Subject
+from reproduce.report.claims.quantities import one_precision
 from reproduce.report.claims.rule import Claim
 from reproduce.report.results import met_by_both, robust_accuracy, survivors
 
-COLUMNS = "network left clean control lead margin images seeds survives scale mixed".split()
+_MEASURED = "network left clean control lead margin images seeds survives".split()
+COLUMNS = [*_MEASURED, "scale", "mixed", "same_precision"]
 
 
 def survival(claim: Claim, evidence: Evidence) -> pd.DataFrame:
@@ -26,8 +28,8 @@ def survival(claim: Claim, evidence: Evidence) -> pd.DataFrame:
 
     Returns: network; left, clean, control (percent: after all attacks, without any, the control
              after all attacks; means over seeds); lead, margin (points over the control, 95 %);
-             images (all seeds together); seeds; survives; scale; mixed. No row where no scale that
-             may decide has all trials.
+             images (all seeds together); seeds; survives; scale; mixed; same_precision. No row
+             where no scale that may decide has all trials.
     """
     for scale in claim.scales:
         found = [_at(claim, evidence, scale, mixed=m) for m in claim.mixed]
@@ -73,6 +75,7 @@ def _row(subject: Subject, evidence: Evidence, scale: str, *, mixed: bool) -> di
         "survives": left >= clean / 2 and gain > margin,
         "scale": scale,
         "mixed": mixed,
+        "same_precision": one_precision(evidence, [n for pair in pairs for n in pair]),
     }
 
 
