@@ -18,7 +18,7 @@ book: env
 
 test: env
 	$(BIN)/ruff check
-	$(BIN)/ruff format --check reproduce tests
+	$(BIN)/ruff format --check reproduce tests benchmarks
 	$(BIN)/pytest
 	$(BIN)/pytest --nbval book/
 	$(BIN)/pytest --nbval-lax notebooks/ --ignore-glob='*/run_*'
@@ -28,7 +28,7 @@ test: env
 
 # As many threads as there are: here speed is the point.
 bench: env
-	env -u OMP_NUM_THREADS $(BIN)/python -m reproduce.benchmark
+	env -u OMP_NUM_THREADS $(BIN)/python benchmarks/speed.py
 
 env: .venv/installed
 

@@ -1,8 +1,9 @@
-"""python -m reproduce.benchmark: images a second of every stage, on the device at hand.
+"""python benchmarks/speed.py: images a second of every stage, on the device at hand.
 
 Each stage stands beside a plain way to do the same: dithering beside a loop over pixels, our
 training step beside a float32 loop, PGD on the folded network beside the network as trained, C&W
-and ZOO beside foolbox and ART with the same budget.
+and ZOO beside foolbox and ART with the same budget. The sides of a stage take turns, so that what
+else the machine does meets all of them, and a speed is that of the median turn.
 """
 
 from __future__ import annotations
@@ -11,36 +12,49 @@ import functools
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from statistics import median
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reproduce import data, experiments, grids, models
+from reproduce import data, models, runner
 from reproduce.attacks import ZOO, CarliniWagner
 from reproduce.attacks.black_box import quiet_foolbox
 from reproduce.dither import bayer, floyd_steinberg, jarvis_judice_ninke
 from reproduce.evaluation import correct
+from reproduce.papers import double
 from reproduce.training import train
 
 BITS = 2
 STEPS = 4  # training steps in one call
 
 
-def rate(job: Callable[[], object], images: int, seconds: float) -> float:
-    """Images a second of `job`, which works on so many; called once before, then for `seconds`."""
+Side = tuple[Callable[[], object], int]  # a job, and on how many images it works
 
-    def finish() -> None:
+
+def rates(sides: dict[str, Side], seconds: float) -> dict[str, float]:
+    """Images a second of each job, by the median of its turns: A B A B ...
+
+    Args: seconds: for each job, on average; each has at least one turn after one that does not
+          count.
+    """
+
+    def turn(job: Callable[[], object]) -> float:
+        started = time.perf_counter()
         job()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
+        return time.perf_counter() - started
 
-    finish()
-    calls, started = 0, time.perf_counter()
-    while calls == 0 or time.perf_counter() - started < seconds:
-        finish()
-        calls += 1
-    return images * calls / (time.perf_counter() - started)
+    for job, _ in sides.values():
+        turn(job)
+    spent: dict[str, list[float]] = {name: [] for name in sides}
+    started = time.perf_counter()
+    while not spent[next(iter(sides))] or time.perf_counter() - started < seconds * len(sides):
+        for name, (job, _) in sides.items():
+            spent[name].append(turn(job))
+    return {name: images / median(spent[name]) for name, (_, images) in sides.items()}
 
 
 def dither_pixel_by_pixel(images: Tensor, bits: int) -> Tensor:
@@ -72,10 +86,8 @@ def dithering(images: Tensor, seconds: float) -> dict[str, float]:
         "ordered (Bayer)": (bayer, images),
         "Jarvis-Judice-Ninke": (jarvis_judice_ninke, images),
     }
-    return {
-        name: rate(functools.partial(dither, x, BITS), len(x), seconds)
-        for name, (dither, x) in stages.items()
-    }
+    sides = {n: (functools.partial(dither, x, BITS), len(x)) for n, (dither, x) in stages.items()}
+    return rates(sides, seconds)
 
 
 def plain_steps(model: nn.Module, images: Tensor, labels: Tensor, prepare, batch: int) -> None:
@@ -95,10 +107,10 @@ def training(
     images: Tensor, labels: Tensor, batch: int, seconds: float
 ) -> tuple[dict[str, float], float]:
     """Images a second of both loops, and the share of dithering in a step of ours."""
-    experiment = grids.double_quantization(BITS, True)
-    settings = replace(experiment.training, epochs=1, batch_size=batch)
-    plain, ours = (experiment.model().to(images.device) for _ in range(2))
-    prepare = experiment.prepare
+    network = double.network(BITS, True)
+    settings = replace(network.training, epochs=1, batch_size=batch)
+    plain, ours = (network.build().to(images.device) for _ in range(2))
+    prepare = network.prepare
     spent = []
 
     def steps() -> None:
@@ -108,29 +120,25 @@ def training(
         "plain float32 loop": lambda: plain_steps(plain, images, labels, prepare, batch),
         "this package": steps,
     }
-    speeds = {name: rate(job, len(images), seconds) for name, job in stages.items()}
+    speeds = rates({name: (job, len(images)) for name, job in stages.items()}, seconds)
     timed = spent[1:]
     return speeds, sum(p.prepare_s for p in timed) / sum(p.seconds for p in timed)
 
 
 def attacking(images: Tensor, labels: Tensor, steps: int, seconds: float) -> dict[str, float]:
     """Images a second of an evaluation under PGD."""
-    experiment = grids.double_quantization(BITS, True)
-    attack = replace(experiment.attack, steps=steps)
-    model = experiment.model().to(images.device).eval()
+    attack = replace(double.paper_attack("paper"), steps=steps)
+    model = double.network(BITS, True).build().to(images.device).eval()
     networks = {
         "network as trained": model,
         "batch normalisation folded": models.folded(model).to(memory_format=torch.channels_last),
     }
-    size = len(images)
-    return {
-        name: rate(
-            functools.partial(correct, network, images, labels, attack, batch_size=size),
-            size,
-            seconds,
-        )
+    options = {"batch_size": len(images)}
+    sides = {
+        name: (functools.partial(correct, network, images, labels, attack, **options), len(images))
         for name, network in networks.items()
     }
+    return rates(sides, seconds)
 
 
 def searching(
@@ -143,7 +151,7 @@ def searching(
     from art.attacks.evasion import ZooAttack
     from art.estimators.classification import PyTorchClassifier
 
-    model = models.folded(grids.double_quantization(BITS, True).model()).to(images.device)
+    model = models.folded(double.network(BITS, True).build()).to(images.device)
     x = data.to_float(images)
     with torch.no_grad():
         labels = model(x).argmax(1)
@@ -174,8 +182,8 @@ def searching(
         "this package": lambda: budget.run(model, few, right, seed=0),
     }
     return (
-        {name: rate(job, len(x), seconds) for name, job in cw.items()},
-        {name: rate(job, len(few), seconds) for name, job in zoo.items()},
+        rates({name: (job, len(x)) for name, job in cw.items()}, seconds),
+        rates({name: (job, len(few)) for name, job in zoo.items()}, seconds),
     )
 
 
@@ -192,11 +200,11 @@ def main(seconds: float = 2.0, batch: int = 128, steps: int = 20) -> None:
 
     Args: seconds: for each measurement. batch: images at a time. steps: of the attacks.
     """
-    device = experiments.device()
+    device = runner.device()
     dataset = data.load("patterns")
     images = dataset.x_train[: STEPS * batch].to(device)
     labels = dataset.y_train[: STEPS * batch].to(device)
-    print(f"device: {experiments.device_name()}\ntorch {torch.__version__}, batches of {batch}")
+    print(f"device: {runner.device_name()}\ntorch {torch.__version__}, batches of {batch}")
     show(f"Dithering to {BITS} bits", dithering(images[:batch], seconds))
     speeds, share = training(images, labels, batch, seconds)
     show("Training ResNet-20, dithering included", speeds)
