@@ -3,8 +3,9 @@
 (() => {
   const value = (row, column) => {
     const text = row.cells[column].textContent.trim();
-    const number = parseFloat(text.replace(/,/g, "").replace(/^−/, "-"));
-    return Number.isNaN(number) || /^\d{4}-\d{2}/.test(text) ? text : number;
+    // A number may be followed by its unit, its interval, a mark or a whole: "78.2 (74.4–81.6)".
+    const found = text.match(/^([−+-]?[\d,]+(?:\.\d+)?)(?=$|\s?%| \(| of |\s?[†*])/);
+    return found ? parseFloat(found[1].replace(/,/g, "").replace("−", "-")) : text;
   };
   const compare = (a, b) =>
     typeof a === typeof b && typeof a === "number"

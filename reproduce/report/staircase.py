@@ -22,18 +22,18 @@ def staircases(bits: int = 2) -> Figure:
     Args: bits: 1..3.
     """
     x = torch.linspace(-3, 3, 1201).view(1, -1)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
+    figure, (above, below) = plt.subplots(2, 1, figsize=(5, 5.4), sharex=True)
     with torch.no_grad():
-        left.plot(x[0], torch.relu(x)[0], color="0.5", ls="--", label="ReLU")
-        left.plot(x[0], FixedQuantizer(bits)(x)[0], color="C0", label=f"fixed, {bits} bits")
-    left.set(xlabel="input $x$", ylabel="activation", ylim=(-1.2, 2), title="forward pass")
-    left.legend(fontsize="small", loc="upper left")
+        above.plot(x[0], torch.relu(x)[0], color="0.5", ls="--", label="ReLU")
+        above.plot(x[0], FixedQuantizer(bits)(x)[0], color="C0", label=f"fixed, {bits} bits")
+    above.set(ylabel="activation", ylim=(-1.2, 2), title="forward pass")
+    above.legend(fontsize="small", loc="upper left")
     for number, (name, (rule, temperature)) in enumerate(RULES.items()):
         point = x.clone().requires_grad_(True)
         out = FixedQuantizer(bits, rule, temperature)(point).sum()
         (slope,) = torch.autograd.grad(out, point)
-        right.plot(x[0], slope[0], color=f"C{number}", label=name)
-    right.set(xlabel="input $x$", ylabel="slope", ylim=(-0.05, 1.6), title="backward pass")
-    right.legend(fontsize="small", loc="upper right")
+        below.plot(x[0], slope[0], color=f"C{number}", label=name)
+    below.set(xlabel="input $x$", ylabel="slope", ylim=(-0.05, 1.9), title="backward pass")
+    below.legend(fontsize="small", loc="upper right")
     figure.tight_layout()
     return close(figure)
