@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from statistics import median
 
 import torch
-from tqdm import tqdm
 
 from reproduce import __version__, data, records, runner
 from reproduce.papers import registry
 from reproduce.papers.units import Network
+from reproduce.progress import Shown
 from reproduce.records import Record
 from reproduce.runner import Busy, NoWeights, Stop, Unit
-from reproduce.training import Interrupted, Progress
+from reproduce.training import Interrupted
 
 LEFT = 75  # the exit code where work is left: a batch system may start the same command again
 
@@ -45,8 +45,18 @@ def seed(text: str) -> int:
     return int(text)
 
 
+def printable(text: object) -> str:
+    """A text in one line, in which nothing steers the terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        super().error(printable(message))
+
+
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="python -m reproduce", description=__doc__)
+    top = _Parser(prog="python -m reproduce", description=__doc__)
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True)
     for name, text in (
@@ -150,7 +160,7 @@ def show_list(args: argparse.Namespace) -> int:
 
 
 def status(args: argparse.Namespace) -> int:
-    failed = {r.key for r in records.every() if r.error is not None}
+    failed = {(r.folder, r.key) for r in records.every() if r.error is not None}
     done: dict[tuple, list[Entry]] = {}
     missing: dict[tuple, list[Entry]] = {}
     rates: dict[tuple, list[float]] = {}
@@ -163,7 +173,7 @@ def status(args: argparse.Namespace) -> int:
         _line("experiment", "suite", "done / missing / failed      time left in one process")
     for group in dict.fromkeys([*done, *missing]):
         open_ = missing.get(group, [])
-        bad = sum(e.unit.key in failed for e in open_)
+        bad = sum((e.unit.folder, e.unit.key) in failed for e in open_)
         left_s = sum(e.cost for e in open_) / median(rates[group]) if group in rates else None
         counts = {"done": len(done.get(group, [])), "missing": len(open_), "failed": bad}
         if args.json:
@@ -182,43 +192,6 @@ def _duration(s: float) -> str:
     return f"{s:.0f} s" if s < 120 else f"{s / 60:.0f} min" if s < 7200 else f"{s / 3600:.1f} h"
 
 
-class _Bar:
-    """Progress of the unit at work, on a terminal as a bar."""
-
-    def __init__(self) -> None:
-        self.bar: tqdm | None = None
-        self.unit: Unit | None = None
-
-    def __call__(self, unit: Unit, progress: Progress | None) -> None:
-        if unit != self.unit or self.bar is None:
-            self.close()
-            self.unit, total = unit, None
-            if isinstance(unit, Network) and progress is not None:
-                total = progress.total
-            self.bar = tqdm(
-                total=total,
-                initial=progress.step if progress else 0,
-                unit="step",
-                desc=f"{unit.folder.partition('/')[2]} {unit.name}",
-                mininterval=1,
-                leave=False,
-                disable=None,
-            )
-        if progress is not None:
-            if self.bar.total is None:
-                self.bar.reset(progress.total)
-                self.bar.initial = self.bar.n = progress.step - 1
-            self.bar.update(progress.step - self.bar.n)
-            if progress.sums:
-                loss = progress.sums["loss"] / progress.sums["images"]
-                self.bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-        self.bar = None
-
-
 def _said(record: Record) -> str:
     what = record.name
     if record.bits is not None:
@@ -234,16 +207,19 @@ def run(args: argparse.Namespace) -> int:
     if not re.fullmatch(r"[1-9]\d{0,3}", threads):
         raise ValueError(f"OMP_NUM_THREADS is {threads!r}; give a whole number in 1..9999")
     torch.set_num_threads(int(threads))
-    failed = 0
+    failed, waited_for = 0, None
     try:
-        with Stop(args.time_budget) as stop, contextlib.closing(_Bar()) as bar:
+        with Stop(args.time_budget) as stop, contextlib.closing(Shown()) as shown:
             while missing:
                 waiting: list[Unit] = []
                 for unit in missing:
                     stop.check()
-                    failed += _run_one(unit, stop, bar, waiting)
+                    failed += _run_one(unit, stop, shown, waiting)
                 if len(waiting) == len(missing):
-                    print(f"waiting for another process at {waiting[0].folder}", file=sys.stderr)
+                    if waiting[0] != waited_for:
+                        said = f"waiting for another process at {waiting[0].folder}"
+                        print(said, file=sys.stderr, flush=True)
+                    waited_for = waiting[0]
                     with stop.anywhere():
                         time.sleep(5)
                 missing = waiting
@@ -253,25 +229,24 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _run_one(unit: Unit, stop: Stop, bar: _Bar, waiting: list[Unit]) -> int:
+def _run_one(unit: Unit, stop: Stop, shown: Shown, waiting: list[Unit]) -> int:
     """Run one unit and say so; returns whether it failed. One that is locked goes to `waiting`."""
     try:
-        record = runner.run(unit, stop, bar)
+        record = runner.run(unit, stop, shown)
     except Busy:
         waiting.append(unit)
-    except (Interrupted, torch.AcceleratorError):
+    except torch.AcceleratorError:
         raise
     except Exception as error:
         if isinstance(error, OSError) and not isinstance(error, NoWeights):
             raise  # no data, no room: the next unit would meet it too
-        bar.close()
-        reason = str(error).splitlines()[0] if str(error) else ""
-        print(
-            f"{unit.folder} {unit.name} failed: {type(error).__name__}: {reason}", file=sys.stderr
-        )
+        shown.close()
+        reason = printable(str(error).partition("\n")[0])
+        what = f"{unit.folder} {unit.name} failed: {type(error).__name__}: {reason}"
+        print(what, file=sys.stderr, flush=True)
         return 1
     else:
-        bar.close()
+        shown.close()
         print(_said(record), flush=True)
     return 0
 
@@ -284,7 +259,7 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ValueError, OSError, torch.AcceleratorError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 2
 
 

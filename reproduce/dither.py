@@ -33,6 +33,9 @@ def floyd_steinberg(images: Tensor, bits: int) -> Tensor:
              ValueError: images not 4-dimensional, bits outside 1..7.
     Source:  Double quantization, sections III and IV; Floyd and Steinberg, An adaptive algorithm
              for spatial greyscale, Proceedings of the SID 17(2), 1976.
+
+    >>> floyd_steinberg(torch.full((1, 1, 2, 4), 100, dtype=torch.uint8), bits=1).tolist()
+    [[[[0, 255, 0, 0], [255, 0, 255, 0]]]]
     """
     _check(images, bits)
     if not images.numel():
@@ -60,6 +63,9 @@ def bayer(images: Tensor, bits: int) -> Tensor:
     Raises:  TypeError, ValueError: as floyd_steinberg, for images and bits.
     Source:  Bayer, An optimum method for two-level rendition of continuous-tone pictures, IEEE
              International Conference on Communications, 1973.
+
+    >>> bayer(torch.full((1, 1, 2, 4), 100, dtype=torch.uint8), bits=1).tolist()
+    [[[[255, 0, 255, 0], [0, 255, 0, 255]]]]
     """
     _check(images, bits)
     height, width = images.shape[-2:]
@@ -95,6 +101,9 @@ def jarvis_judice_ninke(images: Tensor, bits: int) -> Tensor:
     Raises:  TypeError, ValueError: as floyd_steinberg, for images and bits.
     Source:  Jarvis, Judice and Ninke, A survey of techniques for the display of continuous tone
              pictures on bilevel displays, Computer Graphics and Image Processing 5(1), 1976.
+
+    >>> jarvis_judice_ninke(torch.full((1, 1, 2, 4), 100, dtype=torch.uint8), bits=1).tolist()
+    [[[[0, 0, 0, 255], [255, 0, 255, 0]]]]
     """
     _check(images, bits)
     levels = _levels(bits).astype(np.int64)

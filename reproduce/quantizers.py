@@ -54,6 +54,9 @@ def linear_quantize(x: Tensor, bits: int, rounding: Rounding = "floor") -> Tenso
     Raises:  TypeError: x is no floating point tensor, bits no int. ValueError: bits outside 1..8, a
              value outside [0, 1] or NaN, an unknown rounding.
     Source:  Double quantization, section III.
+
+    >>> (3 * linear_quantize(torch.tensor([0, 0.3, 0.6, 1]), bits=2)).tolist()
+    [0.0, 1.0, 2.0, 3.0]
     """
     top = 2 ** _depth(bits, 8) - 1
     _choice(rounding, Rounding, "rounding")
@@ -84,6 +87,9 @@ def filter_radius(bits: int, rounding: Rounding = "floor") -> int:
     Returns: grey levels (1/255): 127, 21, 4, 1, 0 ... for "floor"; 127, 42, 18, 8, 4 ... "nearest".
     Raises:  TypeError: bits is no int. ValueError: bits outside 1..8, an unknown rounding.
     Source:  derived here; Double quantization, section V, observes the effect.
+
+    >>> [filter_radius(bits) for bits in (1, 2, 3, 4)]
+    [127, 21, 4, 1]
     """
     top = 2 ** _depth(bits, 8) - 1
     spacing = Fraction(255, top)
@@ -281,6 +287,9 @@ class FixedQuantizer(_Quantizer):
     Shapes:  (N, ...) float -> the same.
     Raises:  TypeError, ValueError: bits outside 1..3, an unknown rule or maximum.
     Source:  DQA, section 3.1, Eq. 1-3.
+
+    >>> FixedQuantizer(bits=2)(torch.tensor([-9, -0.3, 0.3, 9])).mul(3).round().tolist()
+    [-3.0, -1.0, 1.0, 3.0]
     """
 
     def __init__(
@@ -318,6 +327,10 @@ class DynamicQuantizer(_Quantizer):
              fixed quantiser has its steps.
     Raises:  TypeError, ValueError: bits outside 1..3, an unknown rule or source.
     Source:  DQA, section 3.2, Eq. 8 and 9.
+
+    >>> layer = DynamicQuantizer(bits=1)
+    >>> layer.thresholds.tolist(), layer(torch.tensor([-0.5, 0, 0.1])).tolist()
+    ([0.0], [-1.0, 0.0, 1.0])
     """
 
     def __init__(
@@ -358,6 +371,9 @@ def activation(name: Activation, bits: int | None = None, **options) -> Callable
     Returns: a callable that makes a new layer at each call.
     Raises:  TypeError, ValueError: an unknown name, bits missing, out of range or superfluous.
     Source:  DQA, sections 3.1, 3.2 and 5.
+
+    >>> activation("fixed", 2)()
+    FixedQuantizer(bits=2, backward='straight_through')
     """
     if _choice(name, Activation, "activation") == "relu":
         if bits is not None or options:

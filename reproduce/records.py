@@ -55,6 +55,10 @@ def configuration(unit) -> dict:
     A dataclass becomes its fields, with the `kind` that its class names. A network inside a
     measurement stands as its key. Fields that are None, or do not take part in comparison, are left
     out: a new optional field leaves older keys alone. 8.0 is 8.
+
+    >>> from reproduce.attacks import PGD
+    >>> configuration(PGD(8.0, 2, 7))["eps_255"], configuration(PGD(8, 2, 7))["kind"]
+    (8, 'pgd')
     """
 
     def plain(value):
@@ -84,7 +88,11 @@ def canonical(content: object) -> bytes:
 
 
 def key(configuration: dict) -> str:
-    """The first 8 hex digits of the sha256 of a configuration, as canonical JSON."""
+    """The first 8 hex digits of the sha256 of a configuration, as canonical JSON.
+
+    >>> key({"b": 1, "a": [True]}) == key({"a": [True], "b": 1})
+    True
+    """
     return hashlib.sha256(canonical(configuration)).hexdigest()[:8]
 
 
@@ -161,7 +169,11 @@ class Record:
 
 
 def slug(name: str) -> str:
-    """A name as part of a file's: "rule/sigmoid-5" is rule-sigmoid-5."""
+    """A name as part of a file's.
+
+    >>> slug("rule/sigmoid-5")
+    'rule-sigmoid-5'
+    """
     return re.sub(r"[^A-Za-z0-9.]+", "-", name)
 
 

@@ -229,6 +229,7 @@ def _locked(unit: Unit) -> Iterator[None]:
 
 
 def _run(unit: Unit, stop: Stop, report: Report) -> Record:
+    stop.check()
     report(unit, None)
     storage.check_writable(records.root() / unit.folder)
     models = {network: trained(network).to(device()) for network in unit.needs()}
@@ -275,7 +276,7 @@ def _run(unit: Unit, stop: Stop, report: Report) -> Record:
 
 def _of_the_unit(error: Exception) -> bool:
     """Whether a failure says something of the unit, not of this machine at this moment."""
-    elsewhere = (Interrupted, OSError, MemoryError, storage.Damaged)
+    elsewhere = (OSError, MemoryError, storage.Damaged)
     # After a fault the device can run nothing else in this process.
     if isinstance(error, (*elsewhere, torch.OutOfMemoryError, torch.AcceleratorError)):
         return False
@@ -310,7 +311,8 @@ def _train(network: Network, needed: Models, dataset, *, record, stop: Stop, rep
     with contextlib.closing(steps):
         for progress in steps:
             report(network, progress)
-            stop.check()
+            if progress.step < progress.total:
+                stop.check()
     record.values = progress.curves
     _spent(record, progress.seconds)
     weights = {name: t.cpu().contiguous() for name, t in model.state_dict().items()}

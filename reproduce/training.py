@@ -114,8 +114,8 @@ class Settings:
 class Progress:
     """Where a run stands: steps done, seconds spent, per-epoch curves, this epoch's sums.
 
-    total: steps of the whole training. prepare_s: the part of the seconds in which images were prepared, as by dithering (on a GPU, in
-    which the work was handed to it).
+    total: steps of the whole training. prepare_s: the part of the seconds in which images were
+    prepared, as by dithering (on a GPU, in which the work was handed to it).
     """
 
     step: int

@@ -1,110 +1,102 @@
+"""The command line: what it lists, counts and runs, and how it ends."""
+
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import re
 import signal
 import subprocess
 import sys
-import time
+import threading
 from dataclasses import replace
+from pathlib import Path
 
 import filelock
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from reproduce import __main__ as cli
-from reproduce import data, experiments, grids, results, storage, trials, units
-from reproduce.attacks import FGSM, PGD, Noise
-from reproduce.grids import dqa, grid
-from reproduce.results import Record
+from reproduce import data, records, runner, storage
+from reproduce.attacks import PGD
+from reproduce.papers import dqa, registry
+from reproduce.papers.units import Evaluation
 from reproduce.training import Interrupted
 
+ROOT = Path(__file__).resolve().parent.parent
+
 
 @pytest.fixture(autouse=True)
-def one_thread(monkeypatch, folders):
+def alone(monkeypatch, folders):
+    """Folders of one's own, one thread, and afterwards the threads that were."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-
-
-@pytest.fixture(autouse=True)
-def restored():
-    """The command line sets signal handlers and threads; the tests after it want their own."""
-    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
-ATTACK = PGD(76.5, 38.0, 2)
+def tiny(activation: str, bits: int | None, images: int = 48):
+    full = dqa.network("digits", activation, bits, scale="smoke")
+    attack = PGD(76.5, 38.0, 2)
+    few = {"epochs": 2, "clean_epochs": 1, "ramp_epochs": 0, "batch_size": 16, "attack": attack}
+    return replace(full, train_images=images, training=replace(full.training, **few))
 
 
-def tiny(activation: str, bits: int | None, images: int = 48) -> grids.DQA:
-    full = dqa("digits", activation, bits, 0, "smoke")
-    training = replace(
-        full.training,
-        epochs=2,
-        clean_epochs=1,
-        ramp_epochs=0,
-        batch_size=images // 3,
-        attack=ATTACK,
-    )
-    attacks = {"clean": None, "fgsm": FGSM(76.5), "pgd": ATTACK}
-    small = {"train_images": images, "test_images": 24, "eval_batch": 10}
-    return replace(full, **small, training=training, attacks=attacks)
+def suite(network) -> dict:
+    shared = {"network": network, "images": 12, "batch": 6, "seed": 0}
+    dear = Evaluation(name="pgd", attack=PGD(20, 10, 4), **shared)
+    return {"pgd": dear, "clean": Evaluation(name="clean", **shared)}
 
 
 # Not in the order of their cost.
 TINY = (tiny("dynamic", 1, 54), tiny("relu", None, 48), tiny("fixed", 2, 51))
-CHEAPEST_FIRST = tuple(
-    f"dqa-digits smoke-{cell}-seed0" for cell in ("relu", "fixed-2bit", "dynamic-1bit")
-)
+CHEAPEST_FIRST = [f"smoke-{cell}-seed0" for cell in ("relu", "fixed-2bit", "dynamic-1bit")]
 
 
 @pytest.fixture
-def tiny_grid(monkeypatch):
-    monkeypatch.setattr(units, "grid", lambda *_filters: iter(TINY))
+def few(monkeypatch) -> tuple:
+    """A registry of three networks with a suite of two measurements each."""
+    monkeypatch.setattr(registry, "networks", lambda *_filters: iter(TINY))
+    monkeypatch.setattr(registry, "suites", lambda network: {"table": suite(network)})
+    return TINY
 
 
-def tiny_trial(base: grids.DQA, draws: int = 2) -> trials.DQATrial:
-    full = trials.trial(base)
-    noise = trials.Condition(attack=Noise(eps_255=8, draws=draws), images=6)
-    conditions = {"clean": trials.Condition(images=6), "noise": noise}
-    return replace(full, conditions=conditions, examined=2, planted=1)
+def done(capsys) -> list[tuple[str, str]]:
+    """(network, what) of each line that `run` has printed."""
+    lines = [x for x in capsys.readouterr().out.splitlines() if ": " in x]
+    return [(x.split("/")[1].rsplit("-", 1)[0], x.split(": ")[1].split()[0].strip(","))
+            for x in lines]  # fmt: skip
 
 
-@pytest.fixture
-def tiny_trials(tiny_grid, monkeypatch):
-    """Beside the experiments, a trial of two of them; that of ReLU is the dearer one."""
-    two = (tiny_trial(TINY[1], draws=40), tiny_trial(TINY[2]))
-    monkeypatch.setattr(units, "grid", lambda *_filters: iter((*TINY, *two)))
-    return two
+def command(*arguments: str, **environment: str) -> subprocess.Popen:
+    paths = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    return subprocess.Popen(
+        [sys.executable, "-m", "reproduce", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": paths, **environment},
+    )
 
 
-def finished(capsys) -> list[str]:
-    """The names and slugs of which `run` has printed a result."""
-    return [line.split(":")[0] for line in capsys.readouterr().out.splitlines() if ": " in line]
+# --- Arguments ------------------------------------------------------------------------------------
 
 
-# --- Durations and other arguments ----------------------------------------------------------------
-
-
-@given(h=st.integers(0, 99), m=st.integers(0, 999), s=st.integers(0, 9999))
+@given(h=st.integers(0, 99), m=st.integers(0, 999), s=st.integers(1, 9999))
 def test_a_duration_is_its_hours_minutes_and_seconds(h, m, s):
     assert cli.seconds(f"{h}h{m}m{s}s") == 3600 * h + 60 * m + s
-    assert cli.seconds(f"{h}h") == 3600 * h
     assert cli.seconds(f"{m}m{s}s") == 60 * m + s
 
 
 @pytest.mark.parametrize(
-    "text", ["", "9", "m", "1.5h", "-1m", "5m1h", "1d", " 9m", "9m\n", "9 m", "1h30"]
+    "text",
+    ["", "9", "m", "1.5h", "-1m", "5m1h", "1d", " 9m", "9m\n", "9 m", "1h30", "0s", "9999h", "٣m"],
 )
 def test_what_is_no_duration_is_refused(text):
-    with pytest.raises(argparse.ArgumentTypeError, match="is no duration; write 90s"):
+    with pytest.raises(argparse.ArgumentTypeError, match=r"write 90s|must lie between"):
         cli.seconds(text)
 
 
@@ -114,127 +106,190 @@ def test_what_is_no_duration_is_refused(text):
         ([], "required: command"),
         (["walk"], "invalid choice: 'walk'"),
         (["run", "--time-budget", "soon"], "'soon' is no duration"),
-        (["run", "--jobs", "0"], "'0' must be at least 1"),
-        (["run", "--jobs", "two"], "'two' is not a whole number"),
         (["list", "--seed", "-1"], "--seed"),
         (["list", "--seed", "1.5"], "'1.5' is not a whole number"),
+        (["list", "--seed", "1000001"], "not a whole number in 0..1000000"),
         (["list", "--paper", "third"], "invalid choice: 'third'"),
         (["status", "--scale", "huge"], "invalid choice: 'huge'"),
         (["list", "--dataset", "imagenet"], "invalid choice: 'imagenet'"),
-        (["list", "--jobs", "2"], "unrecognized arguments: --jobs"),
+        (["list", "--suite", "all"], "invalid choice: 'all'"),
+        (["run", "--json"], "unrecognized arguments: --json"),
+        (["list", "--time-budget", "9m"], "unrecognized arguments"),
     ],
 )
 def test_a_bad_argument_ends_with_code_2_and_names_itself(capsys, arguments, names):
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments)
     out, err = capsys.readouterr()
-    assert caught.value.code == 2 and out == ""
-    assert names in err.splitlines()[-1]
+    assert caught.value.code == 2 and out == "" and names in err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("command", ["list", "status", "run"])
-def test_filters_that_leave_nothing_end_with_code_2_and_one_line(capsys, command):
-    code = cli.main([command, "--scale", "smoke", "--dataset", "digits", "--cell", "fixed-9bit"])
+@pytest.mark.parametrize("filters", [["--cell", "fixed-9bit"], ["--key", "00000000"]])
+def test_filters_that_leave_nothing_end_with_code_2_and_one_line(capsys, command, filters):
+    code = cli.main([command, "--scale", "smoke", "--dataset", "digits", *filters])
+    out, err = capsys.readouterr()
+    assert code == 2 and out == "" and err.count("\n") == 1
+    assert err.startswith("error: nothing has scale='smoke', dataset='digits', ")
+    assert filters[1] in err and "dynamic-3bit" in err
+
+
+STEERING = "a\x1b[31m\x07\r\nb\u202e"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--cell", STEERING], ["--key", STEERING], ["--paper", STEERING], ["--seed", STEERING],
+     [STEERING], [f"--{STEERING}"]],
+)  # fmt: skip
+def test_what_would_steer_a_terminal_is_not_echoed(capsys, arguments):
+    try:
+        code = cli.main(["list", "--scale", "smoke", *arguments])
+    except SystemExit as caught:
+        code = caught.code
     out, err = capsys.readouterr()
     assert code == 2 and out == ""
-    assert err.startswith("error: no experiment has") and err.count("\n") == 1
-    assert "fixed-9bit" in err and "dynamic-3bit" in err
-    assert cli.main([command, "--scale", "smoke", "--name", "dqa-digit"]) == 2
+    assert "\\x1b[31m" in err and all(c.isprintable() for line in err.splitlines() for c in line)
+
+
+def test_an_error_of_a_unit_is_told_without_what_steers_a_terminal(capsys, few, monkeypatch):
+    def breaks(*_args, **_options):
+        raise RuntimeError(f"bad \x1b[31m{STEERING}")
+
+    monkeypatch.setattr(runner, "training_steps", breaks)
+    assert cli.main(["run", "--suite", "network"]) == 1
     err = capsys.readouterr().err
-    assert "name=dqa-digit;" in err and "dqa-digits-trial" in err and err.count("\n") == 1
+    assert err.count("failed: RuntimeError: bad") == 3 and "\x1b" not in err
+
+
+@pytest.mark.parametrize("threads", ["0", "-1", "two", "1.5", "10000"])
+def test_a_bad_number_of_threads_ends_with_code_2_and_one_line(capsys, few, monkeypatch, threads):
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    assert cli.main(["run"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith(f"error: OMP_NUM_THREADS is {threads!r}")
+    assert err.count("\n") == 1 and list(records.every()) == []
+
+
+def test_threads_are_those_of_the_environment_else_all_that_are_allowed(few, monkeypatch):
+    for threads in "3", "":
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        monkeypatch.setattr(runner, "default_threads", lambda: 2)
+        assert cli.main(["run", "--cell", "relu", "--suite", "network"]) == 0
+        assert torch.get_num_threads() == int(threads or 2)
 
 
 # --- list -----------------------------------------------------------------------------------------
 
 
-def test_list_prints_a_line_for_each_experiment_with_its_name_slug_and_key(capsys):
-    assert cli.main(["list", "--scale", "smoke"]) == 0
-    lines = [tuple(line.split()) for line in capsys.readouterr().out.splitlines()]
-    assert lines == [(e.name, e.slug, e.key) for e in units.grid(scale="smoke")]
+def listed(capsys, *filters: str) -> list[dict]:
+    assert cli.main(["list", "--json", *filters]) == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_list_prints_a_line_for_each_unit_with_its_folder_name_and_key(capsys, few):
+    assert cli.main(["list"]) == 0
+    lines = {tuple(line.split()) for line in capsys.readouterr().out.splitlines()}
+    units = [u for n in TINY for u in (n, *suite(n).values())]
+    assert lines == {(u.folder, u.name, u.key) for u in units}
+
+
+def test_list_as_json_says_what_a_unit_needs_where_its_files_stand_and_what_it_costs(capsys, few):
+    found = {(f["folder"], f["name"]): f for f in listed(capsys)}
+    assert len(found) == 9
+    for network in TINY:
+        own, pgd, clean = (found[network.folder, name] for name in ("network", "pgd", "clean"))
+        assert (own["key"], own["suite"], own["needs"]) == (network.key, "network", [])
+        assert own["weights"] == [str(f) for f in runner.weights_files(network)]
+        assert pgd["needs"] == [network.key] and pgd["dataset"] == "digits"
+        assert own["multiply_adds"] > pgd["multiply_adds"] > clean["multiply_adds"] > 0
+
+
+def test_everything_that_is_needed_is_listed(capsys):
+    found = listed(capsys, "--scale", "smoke")
+    keys = {f["key"] for f in found}
+    assert all(set(f["needs"]) <= keys for f in found)
 
 
 @pytest.mark.parametrize(
     ("filters", "expected"),
     [
-        ("--paper dqa --dataset digits", 2 * 7 + 2 * 3 + 2 * 6),
-        ("--paper double-quantization", 3 * 15 + 2 * 2),
-        ("--cell relu", 2 * 2 + 1),
-        ("--cell 2bit-dithered --seed 5", 2),
-        ("--dataset patterns --cell fixed-2bit", 2),
-        ("--name dqa-digits", 7 + 3 + 6),
-        ("--name dqa-digits-trial", 7 + 3 + 6),
-        ("--name dqa-digits-trial --cell relu", 1),
+        # Networks of the tables in two readings, three other readings, six informed ones.
+        ("--dataset digits --suite network", 2 * 7 + 3 + 6),
+        ("--paper double-quantization --suite network", 15 + 2),
+        ("--dataset patterns --cell fixed-2bit --suite table", 5),
+        ("--dataset digits --cell relu --suite table", 4),
+        ("--cell 2bit-dithered --seed 5 --suite network", 1),
     ],
 )
 def test_list_can_be_filtered(capsys, filters, expected):
-    assert cli.main(["list", "--scale", "smoke", *filters.split()]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == expected
+    found = listed(capsys, "--scale", "smoke", *filters.split())
+    assert len(found) == expected
     if "--seed" in filters:
-        assert all("seed5" in line for line in lines)
+        assert all("seed5" in f["folder"] for f in found)
+
+
+def test_a_key_names_one_unit(capsys, few):
+    for unit in (TINY[0], suite(TINY[1])["pgd"]):
+        ((only),) = listed(capsys, "--key", unit.key)
+        assert (only["key"], only["folder"]) == (unit.key, unit.folder)
+
+
+def test_the_reader_of_a_list_may_stop_reading():
+    with command("list") as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == "" and process.wait() == 1
 
 
 # --- status ---------------------------------------------------------------------------------------
 
 
-def status_line(capsys) -> str:
-    assert cli.main(["status"]) == 0
-    return " ".join(capsys.readouterr().out.splitlines()[1].split())
+def status(capsys) -> dict:
+    assert cli.main(["status", "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    return {x["suite"]: (x["done"], x["missing"], x["failed"], x["seconds_left"]) for x in lines}
 
 
-def test_status_counts_what_is_done_missing_and_failed(capsys, tiny_grid, monkeypatch):
-    assert status_line(capsys) == "dqa-digits smoke 0 / 3 / 0 unknown: nothing of it was run yet"
+def test_status_counts_what_is_done_missing_and_failed(capsys, few, monkeypatch):
+    assert status(capsys) == {"network": (0, 3, 0, None), "table": (0, 6, 0, None)}
     with monkeypatch.context() as patch:
-        patch.setattr(experiments, "train", breaks)
+        patch.setattr(runner, "training_steps", breaks)
         with pytest.raises(ArithmeticError):
-            experiments.run(TINY[0])
-    assert status_line(capsys).startswith("dqa-digits smoke 0 / 3 / 1 ")
-    experiments.run(TINY[1])
-    assert status_line(capsys).startswith("dqa-digits smoke 1 / 2 / 1 ")
-    experiments.run(TINY[2])
-    experiments.run(TINY[0])
-    assert status_line(capsys) == "dqa-digits smoke 3 / 0 / 0 -"
+            runner.run(TINY[0], runner.Stop())
+    assert status(capsys)["network"] == (0, 3, 1, None)
+    runner.run(TINY[1], runner.Stop())
+    assert status(capsys)["network"][:3] == (1, 2, 1)
+    assert cli.main(["run"]) == 0
+    capsys.readouterr()
+    assert status(capsys) == {"network": (3, 0, 0, 0), "table": (6, 0, 0, 0)}
+    assert cli.main(["status"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert [row[2:8] for row in rows] == [
+        ["network", "3", "/", "0", "/", "0"], ["table", "6", "/", "0", "/", "0"]
+    ]  # fmt: skip
 
 
-def store(experiment, wall_s: float) -> None:
-    """A record as if the experiment had been run."""
-    results.save(
-        Record(
-            name=experiment.name,
-            slug=experiment.slug,
-            experiment=grids.configuration(experiment),
-            scale=experiment.scale,
-            seed=experiment.seed,
-            dataset={"name": experiment.dataset, "sha256": ""},
-            metrics={"clean": {"correct": 1, "total": 2}},
-            curves={},
-            wall_s=wall_s,
-            device="",
-            versions={},
-            commit=None,
-            dirty=None,
-            created="2025-01-02T03:04:05+00:00",
-            arrays={"a": np.zeros(1)},
-        )
-    )
+def test_the_time_left_is_the_work_left_at_the_speed_of_what_was_run(capsys, few):
+    record = runner.run(TINY[1], runner.Stop())
+    record.path.unlink()
+    record.run = records.Run(**{**vars(record.run), "wall_s": 1_200.0, "shared_by": 2})
+    records.write(record)
+    work = [54, 48, 51]  # images; all else is the same
+    assert status(capsys)["network"][3] == pytest.approx(600 * (54 + 51) / 48)
+    assert cli.main(["status", "--suite", "network"]) == 0
+    minutes = 600 * (work[0] + work[2]) / work[1] / 60
+    assert capsys.readouterr().out.splitlines()[1].endswith(f"{minutes:.0f} min")
 
 
-def test_the_time_left_is_the_work_left_at_the_speed_of_what_was_run(capsys, tiny_grid):
-    per_unit = grids.work(TINY[1])
-    store(TINY[1], wall_s=600.0)
-    left = 10 * (grids.work(TINY[0]) + grids.work(TINY[2])) / per_unit
-    assert status_line(capsys) == f"dqa-digits smoke 1 / 2 / 0 {left:.0f} min"
-
-
-def test_a_damaged_record_ends_with_code_2_and_one_line(capsys, tiny_grid):
-    store(TINY[1], wall_s=1.0)
-    file = results.path(TINY[1].name, TINY[1].slug, TINY[1].key)
-    file.write_text(file.read_text()[:100])
-    for command in "status", "run":
-        assert cli.main([command]) == 2
+def test_a_damaged_record_ends_with_code_2_and_one_line(capsys, few):
+    record = runner.run(TINY[1], runner.Stop())
+    record.path.write_text("{")
+    for name in "status", "run":
+        assert cli.main([name]) == 2
         out, err = capsys.readouterr()
-        assert out == "" and err.count("\n") == 1
-        assert err.startswith(f"error: record {file} is damaged")
+        assert out == "" and err.startswith(f"error: record {record.path} is damaged")
+        assert err.count("\n") == 1
 
 
 # --- run ------------------------------------------------------------------------------------------
@@ -244,302 +299,144 @@ def breaks(*_args, **_kwargs):
     raise ArithmeticError("it broke")
 
 
-def test_run_works_through_what_is_missing_cheapest_first(capsys, tiny_grid):
+def test_run_works_through_what_is_missing_cheapest_first(capsys, few):
     assert cli.main(["run"]) == 0
-    assert finished(capsys) == list(CHEAPEST_FIRST)
-    assert len(results.records()) == 3
+    order = [(cell, what) for cell in CHEAPEST_FIRST for what in ("network", "clean", "pgd")]
+    assert done(capsys) == order and len(list(records.every())) == 9
     assert cli.main(["run"]) == 0
-    assert finished(capsys) == []
+    assert done(capsys) == []
 
 
-def test_run_prints_the_accuracies_of_the_record(capsys, tiny_grid):
+def test_run_says_what_came_out(capsys, few):
     assert cli.main(["run", "--cell", "relu"]) == 0
-    line = capsys.readouterr().out
-    (record,) = results.records()
-    for condition, counts in record.metrics.items():
-        assert f"{condition} {100 * counts['correct'] / counts['total']:.2f}%" in line
-    share = float(re.search(r", ([\d.]+)% of the training spent preparing images$", line)[1])
-    assert 0 <= share < 100
+    lines = capsys.readouterr().out.splitlines()
+    for name, line in zip(("clean", "pgd"), lines[1:], strict=True):
+        record = records.find(suite(TINY[1])[name])
+        assert f": {name} {record.correct} of 12 right, " in line
 
 
-def test_a_budget_of_nothing_starts_nothing(capsys, tiny_grid, folders):
-    assert cli.main(["run", "--time-budget", "0s"]) == 0
-    assert "stopped; call again to resume" in capsys.readouterr().out
-    assert results.records() == []
-    assert not (folders / "cache" / "checkpoints").exists()
+@pytest.mark.parametrize("name", ["pgd", "clean"])
+def test_a_measurement_can_be_run_by_its_key_with_what_it_needs(capsys, few, name):
+    assert cli.main(["run", "--key", suite(TINY[2])[name].key]) == 0
+    assert {r.name for r in records.every()} == {"network", name}
+    assert cli.main(["run", "--key", TINY[0].key]) == 0
+    assert len(list(records.every())) == 3
 
 
-def test_budgets_stop_cleanly_and_lose_nothing(capsys, tiny_grid, monkeypatch, folders):
-    clock = iter(range(10**9))
-    monkeypatch.setattr(cli.time, "monotonic", lambda: next(clock))
-    done, calls, stopped_within = [], 0, 0
-    while len(done) < 3:
-        assert cli.main(["run", "--time-budget", "11s"]) == 0
-        out = capsys.readouterr().out
-        done += [line.split(":")[0] for line in out.splitlines() if ": " in line]
-        assert len(results.records()) == len(done)
-        assert ("stopped" in out) == (len(done) < 3)
-        stopped_within += len(list((folders / "cache" / "checkpoints").iterdir()))
-        calls += 1
-        assert calls < 30, "each call must get further"
-    assert done == list(CHEAPEST_FIRST) and stopped_within >= 3
-    assert results.failures() == []
-    assert list((folders / "cache" / "checkpoints").iterdir()) == []
+def test_run_can_be_kept_to_a_suite(capsys, few):
+    assert cli.main(["run", "--suite", "network"]) == 0
+    assert done(capsys) == [(cell, "network") for cell in CHEAPEST_FIRST]
 
 
-def test_a_failed_experiment_is_told_and_the_others_are_run(capsys, tiny_grid, monkeypatch):
-    genuine = experiments.train
+def test_a_failed_unit_is_told_and_the_others_are_run(capsys, few, monkeypatch):
+    genuine = runner.training_steps
 
     def fails_for_relu(model, *args, **kwargs):
         if any(isinstance(m, torch.nn.ReLU) for m in model.modules()):
             raise RuntimeError("first line\nsecond line")
         return genuine(model, *args, **kwargs)
 
-    monkeypatch.setattr(experiments, "train", fails_for_relu)
+    monkeypatch.setattr(runner, "training_steps", fails_for_relu)
+    assert cli.main(["run", "--suite", "network"]) == 1
+    out, err = capsys.readouterr()
+    assert "relu-seed0" in err and "failed: RuntimeError: first line\n" in err
+    assert "second line" not in err and out.count("\n") == 2
+
+
+def test_a_full_disk_ends_the_whole_run(capsys, few, monkeypatch):
+    def full(*_args, **_options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(runner, "training_steps", full)
+    assert cli.main(["run"]) == 2
+    assert "error: " in (err := capsys.readouterr().err) and err.count("No space left") == 1
+
+
+def test_without_weights_the_other_units_are_run(capsys, few):
+    runner.run(TINY[1], runner.Stop())
+    runner.weights_files(TINY[1])[0].unlink()
     assert cli.main(["run"]) == 1
     out, err = capsys.readouterr()
-    assert [line.split(":")[0] for line in out.splitlines()] == list(CHEAPEST_FIRST[1:])
-    (told,) = [line for line in err.splitlines() if "failed" in line]
-    assert "dqa-digits smoke-relu-seed0 failed: RuntimeError: first line" in told
-    assert "second line" not in err.replace(told, ""), "an error is one line"
-    assert len(results.failures()) == 1 and len(results.records()) == 2
+    assert err.count("failed: NoWeights") == 2 and out.count("right") == 4
 
 
-def test_missing_data_end_with_code_2_and_one_line(capsys, tiny_grid, monkeypatch):
-    def absent(_name):
-        raise FileNotFoundError("mnist is not there: set REPRODUCE_DATA")
+def test_stopped_with_work_left_the_code_is_75_and_a_second_call_goes_on(capsys, few, monkeypatch):
+    genuine, steps = cli.Shown.__call__, []
 
-    monkeypatch.setattr(data, "load", absent)
-    assert cli.main(["run", "--cell", "relu"]) == 2
-    assert (
-        capsys.readouterr().err.splitlines()[-1] == "error: mnist is not there: set REPRODUCE_DATA"
-    )
+    def third(self, unit, progress):
+        genuine(self, unit, progress)
+        steps.append(progress)
+        if len(steps) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
 
-
-def test_what_another_process_runs_is_left_to_it(capsys, tiny_grid, folders):
-    locks = folders / "cache" / "locks"
-    locks.mkdir(parents=True)
-    with filelock.FileLock(locks / f"{TINY[1].key}.lock"):
-        assert cli.main(["run"]) == 0
-    assert finished(capsys) == list(CHEAPEST_FIRST[1:])
-
-
-def test_a_resumed_run_shows_its_progress_from_where_it_stopped(tiny_grid, monkeypatch):
-    bars = []
-
-    class Bar(cli.tqdm):
-        def close(self):
-            bars.append((self.initial, self.n, self.total))
-            super().close()
-
-    monkeypatch.setattr(cli, "tqdm", Bar)
-    clock = iter(range(10**9))
-    monkeypatch.setattr(cli.time, "monotonic", lambda: next(clock))
-    assert cli.main(["run", "--cell", "relu", "--time-budget", "5s"]) == 0
-    assert cli.main(["run", "--cell", "relu"]) == 0
-    first, second = dict.fromkeys(bars)
-    assert first[0] == 0 and 0 < first[1] < first[2] == second[2] == 96
-    assert second[0] == first[1] and second[1] == 96
-
-
-def test_the_evaluations_are_named_one_by_one(tiny_grid, monkeypatch):
-    texts = []
-
-    class Bar(cli.tqdm):
-        def set_description(self, desc=None, refresh=True):
-            texts.extend([desc] if "," in desc else [])
-            super().set_description(desc, refresh)
-
-    monkeypatch.setattr(cli, "tqdm", Bar)
-    assert cli.main(["run", "--cell", "relu"]) == 0
-    slug = next(e.slug for e in grids.grid() if e.cell == "relu")
-    (record,) = results.records()
-    named = [f"{name} ({i} of {len(record.metrics)})" for i, name in enumerate(record.metrics, 1)]
-    assert texts == [f"{slug}, {name}" for name in named]
-
-
-def test_a_reader_that_has_seen_enough_is_no_error(folders):
-    command = [sys.executable, "-m", "reproduce", "list"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        process.stdout.readline()
-        process.stdout.close()
-        assert process.stderr.read() == b""
-
-
-# --- Trials ---------------------------------------------------------------------------------------
-
-
-def test_the_bar_starts_anew_for_each_network_that_a_trial_needs(tiny_trials, monkeypatch):
-    bars = []
-
-    class Bar(cli.tqdm):
-        def close(self):
-            bars.append((self.n, self.total))
-            super().close()
-
-    monkeypatch.setattr(cli, "tqdm", Bar)
-    assert cli.main(["run", "--name", "dqa-digits-trial"]) == 0
-    trained = [r for r in results.records() if r.name == "dqa-digits"]
-    assert len(trained) == 3 and all(n == total for n, total in bars)
-
-
-def test_a_trial_follows_its_network(capsys, tiny_trials):
-    assert trials.work(tiny_trials[0]) > trials.work(tiny_trials[1])
+    monkeypatch.setattr(cli.Shown, "__call__", third)
+    assert cli.main(["run"]) == cli.LEFT == 75
+    assert "call again to resume" in capsys.readouterr().out
+    assert list(records.every()) == [] and list((storage.cache() / "checkpoints").iterdir())
     assert cli.main(["run"]) == 0
-    relu, fixed, dynamic = CHEAPEST_FIRST
-    its = {e: e.replace("digits", "digits-trial") for e in (relu, fixed)}
-    assert finished(capsys) == [relu, its[relu], fixed, its[fixed], dynamic]
-    assert len(results.records()) == 3 + 2 + 1, "the twin of one is none of the three"
-    assert cli.main(["status"]) == 0
-    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()[1:]]
-    assert lines == ["dqa-digits smoke 3 / 0 / 0 -", "dqa-digits-trial smoke 2 / 0 / 0 -"]
+    assert len(list(records.every())) == 9
 
 
-def test_a_trial_asked_for_by_name_runs_what_it_needs_and_nothing_more(capsys, tiny_trials):
-    assert cli.main(["run", "--name", "dqa-digits-trial", "--cell", "relu"]) == 0
-    assert finished(capsys) == ["dqa-digits-trial smoke-relu-seed0"]
-    names = sorted((r.name, r.slug) for r in results.records())
-    assert names == [(n, "smoke-relu-seed0") for n in ("dqa-digits", "dqa-digits-trial")]
+def test_a_budget_stops_a_run_with_code_75(capsys, few, monkeypatch):
+    def slow(self, unit, progress):
+        threading.Event().wait(0.3)
+
+    monkeypatch.setattr(cli.Shown, "__call__", slow)
+    assert cli.main(["run", "--time-budget", "1s"]) == 75
+    assert not any(r.error for r in records.every())
 
 
-def test_units_are_run_seed_by_seed_the_tables_first_each_network_before_its_trial():
-    order = sorted(units.grid(), key=units.worth)
-    place = {u.key: i for i, u in enumerate(order)}
-    assert [u.scale for u in order] == sorted((u.scale for u in order), key=grids.SCALES.index)
-    for scale in grids.SCALES:
-        seeds = [u.seed for u in order if u.scale == scale]
-        assert seeds == sorted(seeds)
-    paper = [u for u in order if u.scale == "paper" and u.seed == 0]
-    names = {"dqa-mnist": 2 * 7, "dqa-cifar10": 7, "double-quantization-cifar10": 15}
-    tables = paper[: 2 * sum(names.values())]
-    for name, count in names.items():
-        assert sum(u.name == name for u in tables) == count
-        assert sum(u.name == f"{name}-trial" for u in tables) == count
-    for unit in tables:
-        if isinstance(unit, trials.Trial):
-            assert place[unit.key] == place[unit.base.key] + 1
-    rest = [units.work(u) for u in paper[len(tables) :]]
-    assert rest == sorted(rest) and rest
-
-
-def test_a_trial_whose_network_another_process_trains_waits_for_it(
-    capsys, tiny_trials, folders, monkeypatch
+def test_a_unit_that_another_process_runs_is_waited_for_while_others_are_run(
+    capsys, few, monkeypatch
 ):
-    locks = folders / "cache" / "locks"
+    locks = storage.cache() / "locks"
     locks.mkdir(parents=True)
-    network = filelock.FileLock(locks / f"{TINY[1].key}.lock")
-    network.acquire()
+    lock = filelock.FileLock(locks / f"{TINY[1].key}.lock")
+    lock.acquire()
     naps = []
 
-    def sleep(s):
-        naps.append(s)
-        if len(naps) == 2:
-            network.release()
+    def nap(seconds):
+        naps.append(len(list(records.every())))
+        if len(naps) == 3:
+            lock.release()
 
-    monkeypatch.setattr(cli.time, "sleep", sleep)
-    assert cli.main(["run", "--cell", "relu", "--name", "dqa-digits-trial"]) == 0
-    assert len(naps) == 2
-    assert finished(capsys) == ["dqa-digits-trial smoke-relu-seed0"]
-
-
-def test_a_fault_of_the_device_ends_the_process_and_is_no_failure_of_the_experiment(
-    capsys, tiny_grid, monkeypatch
-):
-    def fault(*_args, **_kwargs):
-        raise torch.AcceleratorError("illegal memory access")
-
-    monkeypatch.setattr(experiments, "train", fault)
-    assert cli.main(["run"]) == 2
-    out, err = capsys.readouterr()
-    assert out == "" and err.splitlines()[-1] == "error: illegal memory access"
-    assert results.failures() == []
+    monkeypatch.setattr(cli.time, "sleep", nap)
+    assert cli.main(["run"]) == 0
+    assert naps == [6, 6, 6], "what can be run is run first"
+    assert capsys.readouterr().err.count("waiting for another process at dqa-digits") == 1
 
 
-def test_the_time_left_of_trials_is_reckoned_from_trials(capsys, tiny_trials):
-    dear, cheap = tiny_trials
-    store(TINY[1], wall_s=1.0)
-    store(cheap, wall_s=600.0)
-    left = 10 * trials.work(dear) / trials.work(cheap)
-    assert cli.main(["status", "--name", "dqa-digits-trial"]) == 0
-    line = " ".join(capsys.readouterr().out.splitlines()[1].split())
-    shown = f"{left:.0f} min" if 60 * left < 7200 else f"{left / 60:.1f} h"
-    assert line == f"dqa-digits-trial smoke 1 / 1 / 0 {shown}"
+def test_where_the_output_is_no_terminal_progress_comes_in_lines(capsys, few, monkeypatch):
+    assert cli.main(["run", "--cell", "relu", "--suite", "network"]) == 0
+    err = capsys.readouterr().err.splitlines()
+    assert err == [f"{TINY[1].folder.split('/')[1]} network: begun"], "a minute has not passed"
+    monkeypatch.setattr(cli.Shown, "EVERY_S", 0.0)
+    assert cli.main(["run", "--cell", "fixed-2bit", "--suite", "network"]) == 0
+    err = capsys.readouterr().err.splitlines()
+    steps = [line.split(": ")[1].rpartition(", loss")[0] for line in err[1:]]
+    assert steps == [f"step {n} of 8" for n in range(1, 9)]
 
 
-def test_a_trial_whose_network_is_not_at_hand_is_told_and_the_others_are_run(capsys, tiny_trials):
-    store(TINY[1], wall_s=1.0)
-    assert cli.main(["run", "--name", "dqa-digits-trial"]) == 1
-    out, err = capsys.readouterr()
-    assert [line.split(":")[0] for line in out.splitlines()] == [
-        "dqa-digits-trial smoke-fixed-2bit-seed0"
-    ]
-    told = [line for line in err.splitlines() if "failed: NoWeights: no weights of" in line]
-    assert len(told) == 1 and told[0].startswith("dqa-digits-trial smoke-relu-seed0 failed")
-    assert results.failures() == []
-
-
-# --- Processes ------------------------------------------------------------------------------------
-
-
-def start(*arguments: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "reproduce", "run", "--scale", "smoke", "--name", "dqa-digits"]
-    pipe = subprocess.PIPE
-    return subprocess.Popen([*command, *arguments], stdout=pipe, stderr=pipe, text=True)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_or_the_deadline_asks_to_stop(number):
-    stop = cli._Stop(None)
-    stop()
-    os.kill(os.getpid(), number)
-    with pytest.raises(Interrupted):
-        stop()
-    cli._Stop(3600.0)()
-    with pytest.raises(Interrupted):
-        cli._Stop(-1.0)()
-
-
-def test_ctrl_c_leaves_a_checkpoint_and_a_second_call_a_record(folders):
-    """The whole smoke unit, so that there is time to stop it in the midst."""
-    (experiment,) = [e for e in grid("dqa", "smoke") if e.slug == "smoke-relu-seed0"][:1]
-    checkpoint = folders / "cache" / "checkpoints" / f"{experiment.key}.safetensors"
-    process = start("--cell", "relu")
-    try:
-        deadline = time.monotonic() + 300
-        while not checkpoint.exists() and time.monotonic() < deadline:
-            assert process.poll() is None, process.stderr.read()
-            time.sleep(0.02)
+def test_a_ctrl_c_ends_a_run_cleanly_in_a_process_of_its_own():
+    with command("run", "--scale", "smoke", "--paper", "double-quantization") as process:
+        assert process.stderr.readline().endswith("network: begun\n")
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=300)
-    finally:
-        process.kill()
-        process.wait()
-    assert process.returncode == 0 and out == "stopped; call again to resume\n"
-    assert "Traceback" not in err
-    assert results.records() == [] and results.failures() == []
-    steps = storage.load_tensors(checkpoint)[1]["step"]
-    assert 0 < steps < 44
-    assert cli.main(["run", "--scale", "smoke", "--name", "dqa-digits", "--cell", "relu"]) == 0
-    (record,) = results.records()
-    assert len(record.curves["loss"]) == 4 and not checkpoint.exists()
+        out, _ = process.communicate(timeout=120)
+    assert process.returncode == 75 and "call again to resume" in out
 
 
-def test_two_jobs_share_the_work_and_each_experiment_is_run_once(folders):
-    cells = list(units.grid("dqa", "smoke"))
-    missing = {"smoke-relu-seed0", "smoke-fixed-1bit-seed0"}
-    for experiment in cells:
-        if experiment.name == "dqa-digits" and experiment.slug not in missing:
-            store(experiment, wall_s=1.0)
-    process = start("--jobs", "2")
-    try:
-        out, err = process.communicate(timeout=500)
-    finally:
-        process.kill()
-        process.wait()
-    assert process.returncode == 0, err
-    done = {f"dqa-digits {slug}" for slug in missing}
-    assert sorted(line.split(":")[0] for line in out.splitlines()) == sorted(done)
-    ours = [r for r in results.records() if r.slug in missing]
-    networks = [e for e in cells if e.name == "dqa-digits"]
-    assert len(ours) == 2 and len(results.records()) == len(networks)
-    assert os.listdir(folders / "cache" / "checkpoints") == []
+def test_missing_data_ends_with_code_2_and_one_line(capsys, few, monkeypatch):
+    def absent(_name):
+        raise FileNotFoundError("mnist is not there")
+
+    monkeypatch.setattr(data, "load", absent)
+    assert cli.main(["run", "--suite", "network"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "error: mnist is not there"
+
+
+def test_an_interruption_is_no_failure(few, monkeypatch):
+    def stopped(*_args, **_options):
+        raise Interrupted
+
+    monkeypatch.setattr(runner, "training_steps", stopped)
+    assert cli.main(["run"]) == 75 and list(records.every()) == []

@@ -16,9 +16,9 @@ PACKAGE = Path(reproduce.__file__).resolve().parent
 
 # Each layer may import what stands below it, and nothing beside it; within a folder all may.
 LAYERS = [
-    {"__main__"},
+    {"__main__", "notebook"},
     {"runner", "report"},
-    {"papers", "audit"},
+    {"audit", "papers", "progress"},
     {"evaluation", "records", "training"},
     {"attacks", "pipeline"},
     {"data", "dither", "models", "published", "quantizers"},

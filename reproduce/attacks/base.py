@@ -194,6 +194,14 @@ def bpda(
 
     Args:   backward, temperature: see reproduce.quantizers; without a rule the model keeps its own.
     Raises: ValueError: an unknown rule, a temperature that is not a positive number or has no rule.
+
+    >>> from reproduce.quantizers import FixedQuantizer
+    >>> layer = FixedQuantizer(bits=1)
+    >>> with bpda(layer, "sigmoid", temperature=5):
+    ...     print(layer)
+    FixedQuantizer(bits=1, backward='sigmoid')
+    >>> layer
+    FixedQuantizer(bits=1, backward='straight_through')
     """
     check_rule(backward, temperature)
     kinds = FixedQuantizer | DynamicQuantizer
@@ -214,6 +222,9 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     """The best wrong logit less the right one, (N,): above 0 where the model errs.
 
     Source: Carlini and Wagner 2017, f_6.
+
+    >>> margin(torch.tensor([[3.0, 1.0], [0.0, 2.0]]), torch.tensor([0, 0])).tolist()
+    [-2.0, 2.0]
     """
     right = logits.gather(1, labels[:, None]).squeeze(1)
     wrong = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
@@ -246,6 +257,13 @@ def perturb(model: nn.Module, attack: Attack, images: Tensor, labels: Tensor, se
     Returns: (N, C, H, W) float32 in [0, 1], within eps of `images`, without a graph.
     Raises:  TypeError, ValueError, FloatingPointError: as under_attack; a seed that torch does not
              take.
+
+    >>> from reproduce.attacks import PGD
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    >>> images, labels = torch.full((3, 1, 2, 2), 0.5), torch.tensor([0, 1, 0])
+    >>> adversarial = perturb(model, PGD(eps_255=8, step_255=2, steps=7), images, labels, seed=0)
+    >>> round(255 * (adversarial - images).abs().max().item(), 3)
+    8.0
     """
     seed = check_seed("seed", seed)
     with under_attack(model, images, labels) as (images, labels):

@@ -147,6 +147,9 @@ class AdaptivePGD:
             are what comes back; the images attacked must be such values, too.
     Raises: ValueError: a number outside its range, an unknown loss or rule.
     Source: Athalye et al. 2018 (backward rules, averaging); Carlini et al. 2019.
+
+    >>> AdaptivePGD(eps_255=8, step_255=2, steps=20, restarts=5).passes >= 100
+    True
     """
 
     kind: ClassVar[str] = "adaptive-pgd"

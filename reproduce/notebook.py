@@ -1,0 +1,130 @@
+"""What the run notebooks share: parameters that are checked, and running with patience."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import time
+from collections.abc import Iterable, Mapping
+
+import pandas as pd
+
+from reproduce.papers import double, dqa, registry
+from reproduce.papers.units import Network
+from reproduce.progress import Shown
+from reproduce.records import Record
+from reproduce.report import tables
+from reproduce.runner import Busy, Stop, Unit
+from reproduce.runner import run as run_unit
+from reproduce.training import Interrupted
+
+
+def check_parameters(namespace: Mapping) -> None:
+    """Compare what was given with what the notebook declares.
+
+    Args:   namespace: the notebook's globals(). The first cell declares the parameters, each with
+            its type and default ("bits: int = 2"); papermill's cell after it assigns others.
+    Raises: TypeError, in one line: a name that is not declared, or a value of another type.
+    """
+    declared = namespace["__annotations__"]
+    cells = [ast.parse(source) for source in namespace["In"][:-1] if not source.startswith("%")]
+    nodes = [node for cell in cells for node in ast.walk(cell) if isinstance(node, ast.Assign)]
+    given = [t.id for node in nodes for t in node.targets if isinstance(t, ast.Name)]
+    for name in given:
+        if name not in declared:
+            raise TypeError(f"no parameter {name!r}; there are: {', '.join(declared)}")
+    for name, kind in declared.items():
+        kind = {"str": str, "int": int, "bool": bool}.get(kind, kind)
+        if type(namespace[name]) is not kind:
+            raise TypeError(f"{name} is {namespace[name]!r}; it must be {_NAMES[kind]}")
+
+
+_NAMES = {str: "a text (papermill -r)", int: "a whole number", bool: "True or False"}
+
+
+def network(paper: str, dataset: str, *, bits: int, scale: str, seed: int, **options) -> Network:
+    """The network that a notebook's parameters name.
+
+    Args:   options: activation and mixed for DQA (bits 0 for relu), dithered and halftone ("" for
+            Floyd-Steinberg's) for Double quantization, whose scale decides the data set.
+    Raises: ValueError, TypeError: there is no such network.
+    """
+    if paper not in registry.PAPERS:
+        raise ValueError(f"paper is {paper!r}; choose {' or '.join(registry.PAPERS)}")
+    where = {"scale": scale, "seed": seed}
+    if paper == "dqa":
+        what = dataset, options["activation"], bits or None
+        return dqa.network(*what, mixed=options["mixed"], **where)
+    return double.network(bits, options["dithered"], halftone=options["halftone"] or None, **where)
+
+
+def by_key(key: str) -> Unit:
+    """The network or measurement of a key, as `python -m reproduce list` prints it.
+
+    Raises: ValueError: there is none.
+    """
+    for one in registry.networks():
+        if one.key == key:
+            return one
+        for unit in registry.measurements(one):
+            if unit.key == key:
+                return unit
+    raise ValueError(f"no unit has the key {key!r}; see: python -m reproduce list")
+
+
+def run(units: Iterable[Unit], wait_s: float = 5.0) -> dict[str, Record]:
+    """Run units, or find their records; {name: Record}.
+
+    A unit that another process is at is waited for.
+
+    Raises: KeyboardInterrupt: after an interrupt of the kernel, which saves what a training has
+            done; the same cell goes on from there. Whatever else runner.run raises.
+    """
+    found: dict[str, Record] = {}
+    try:
+        with Stop() as stop, contextlib.closing(Shown(bar=True)) as shown:
+            for unit in units:
+                found[unit.name] = _patiently(unit, stop, shown, wait_s)
+    except Interrupted:
+        raise KeyboardInterrupt("stopped; run the cell again to go on") from None
+    return found
+
+
+def _patiently(unit: Unit, stop: Stop, shown: Shown, wait_s: float) -> Record:
+    told = None
+    while True:
+        try:
+            return run_unit(unit, stop, shown)
+        except Busy as busy:
+            if busy.unit != told:
+                print(f"waiting for another process at {busy.unit.folder}", flush=True)
+            told = busy.unit
+        with stop.anywhere():
+            time.sleep(wait_s)
+
+
+def outcomes(records: Mapping[str, Record]) -> pd.DataFrame:
+    """A row for each record that has bits or norms, under its name.
+
+    Columns: images; right, in percent with its interval, or, of norms, withstood (no perturbation
+    was found); median norm of those that were broken; key.
+    """
+    rows = []
+    for name, r in records.items():
+        row = {"": name, "images": None, "right %": None, "median norm": None, "key": f"`{r.key}`"}
+        if r.bits is not None:
+            rows.append(row | {"images": r.total, "right %": tables.share(r.bits)})
+        elif r.norms is not None:
+            broken = r.norms[(r.norms > 0) & (r.norms < float("inf"))]
+            median = float(pd.Series(broken).median()) if len(broken) else None
+            left = tables.share(r.norms == float("inf"))
+            rows.append(row | {"images": len(r.norms), "right %": left, "median norm": median})
+    return pd.DataFrame(rows)
+
+
+def curves(record: Record) -> pd.DataFrame:
+    """A row for each epoch of a training: loss, accuracy in percent, learning rate, radius."""
+    values = {n: record.values[n] for n in ("loss", "accuracy", "lr", "eps_255")}
+    frame = pd.DataFrame(values, index=pd.RangeIndex(1, len(values["loss"]) + 1, name="epoch"))
+    frame["accuracy"] *= 100
+    return frame.rename(columns={"accuracy": "accuracy %", "eps_255": "ε in 1/255"})

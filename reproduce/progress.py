@@ -1,0 +1,56 @@
+"""How a unit at work shows where it stands: a bar, or a line from time to time."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from tqdm import tqdm
+
+from reproduce.records import Unit
+from reproduce.training import Progress
+
+
+class Shown:
+    """Called as the runner's report. Without a bar: a line at the start, and one every minute.
+
+    Args: bar: whether to draw one; None for only on a terminal.
+    """
+
+    EVERY_S = 60.0
+
+    def __init__(self, bar: bool | None = None) -> None:
+        self._disable = None if bar is None else not bar
+        self._bar: tqdm | None = None
+        self._said = 0.0
+
+    def __call__(self, unit: Unit, progress: Progress | None) -> None:
+        name = f"{unit.folder.partition('/')[2]} {unit.name}"
+        if progress is None:
+            self.close()
+            options = {"mininterval": 1, "leave": False, "disable": self._disable}
+            self._bar = tqdm(desc=name, unit="step", **options)
+            self._line(name, "begun")
+            return
+        loss = "-"
+        if progress.sums:
+            loss = f"{progress.sums['loss'] / progress.sums['images']:.3f}"
+        if self._bar.disable:
+            if time.monotonic() - self._said >= self.EVERY_S:
+                self._line(name, f"step {progress.step} of {progress.total}, loss {loss}")
+            return
+        if self._bar.total is None:
+            self._bar.reset(progress.total)
+            self._bar.initial = self._bar.n = progress.step - 1
+        self._bar.set_postfix(loss=loss, refresh=False)
+        self._bar.update(progress.step - self._bar.n)
+
+    def _line(self, name: str, what: str) -> None:
+        self._said = time.monotonic()
+        if self._bar.disable:
+            print(f"{name}: {what}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = None
