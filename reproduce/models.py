@@ -193,6 +193,7 @@ def _resnet(
     shortcut: str,
     activation: ActivationFactory,
     num_classes: int,
+    *,
     first: tuple[nn.Module, ...] = (),
 ) -> nn.Module:
     layers = [*first, _conv3x3(3, widths[0]), nn.BatchNorm2d(widths[0]), activation()]
@@ -216,7 +217,7 @@ def resnet18(
     """
     widths = (width, 2 * width, 4 * width, 8 * width)
     first = (Normalize(CIFAR10_MEAN, CIFAR10_STD),)
-    return _resnet(widths, 2, "project", activation, num_classes, first)
+    return _resnet(widths, 2, "project", activation, num_classes, first=first)
 
 
 def resnet20(activation: ActivationFactory = nn.ReLU, num_classes: int = 10) -> nn.Module:

@@ -101,14 +101,14 @@ MOST = 5
 def too_wide(source: str) -> list[str]:
     """Functions that take more than MOST arguments by position; self and cls do not count.
 
-    Steps of autograd, which torch calls by position, and kernels of Triton may take more.
+    Steps of autograd, which torch calls by position, and kernels, compiled ones, may take more.
     """
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             names = [a.arg for a in (*node.args.posonlyargs, *node.args.args)]
             decorators = " ".join(map(ast.unparse, getattr(node, "decorator_list", [])))
-            if names[:1] == ["ctx"] or "triton.jit" in decorators:
+            if names[:1] == ["ctx"] or "triton.jit" in decorators or decorators == "fused":
                 continue
             if len(names) - (names[:1] in (["self"], ["cls"])) > MOST:
                 found.append(f"line {node.lineno}: {getattr(node, 'name', 'lambda')}")

@@ -101,6 +101,7 @@ def smallest_perturbations(
     labels: Tensor,
     attack,
     minimise: Callable[[Search, Tensor], None],
+    *,
     batch_size: int,
 ) -> Adversarial:
     """Call minimise(search, index) at one c after another, for the images that are still in play.
@@ -184,7 +185,7 @@ class CarliniWagner:
         with tqdm(total=total, desc="C&W", unit="step", disable=None, leave=False) as bar:
             minimise = partial(self._minimise, model, bar.update)
             return smallest_perturbations(
-                model, images, labels, self, minimise, max(1, len(images))
+                model, images, labels, self, minimise, batch_size=max(1, len(images))
             )
 
     def _minimise(self, model: nn.Module, begin, search: Search, index: Tensor) -> None:

@@ -85,11 +85,11 @@ def loss_by_step(
           of the noise that the gradient is averaged over.
     """
     curve: list[float] = []
-    _walk(model, attack, images, labels, seed, curve)
+    _walk(model, attack, images, labels, seed, curve=curve)
     return curve
 
 
-def _walk(model, attack: AdaptivePGD, images, labels, seed: int, curve=None) -> Tensor:
+def _walk(model, attack: AdaptivePGD, images, labels, seed: int, *, curve=None) -> Tensor:
     """The attack's path from one start to its end, whatever the model says on the way."""
     seed, step = check_seed("seed", seed), attack.step_255 / 255
     with (

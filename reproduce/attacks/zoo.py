@@ -126,10 +126,13 @@ class ZOO:
             return shortfall(logits, labels[index], self.confidence)
 
         with tqdm(total=self.queries, desc="ZOO", unit="query", disable=None, leave=False) as bar:
-            minimise = partial(self._minimise, lack, batch_size, generator, bar)
-            return smallest_perturbations(model, images, labels, self, minimise, batch_size)
+            options = {"batch_size": batch_size, "generator": generator, "bar": bar}
+            minimise = partial(self._minimise, lack, **options)
+            return smallest_perturbations(
+                model, images, labels, self, minimise, batch_size=batch_size
+            )
 
-    def _minimise(self, lack, batch_size: int, generator, bar, search, index: Tensor) -> None:
+    def _minimise(self, lack, search, index: Tensor, *, batch_size: int, generator, bar) -> None:
         left = (self.queries - 1) // self.search_steps
         descent, first = _Descent(search, index), True
         while len(descent.index):
