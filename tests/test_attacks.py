@@ -314,7 +314,10 @@ def test_without_a_rule_a_model_keeps_its_own():
     ("rule", "says"),
     [
         ({"backward": "step"}, "step"),
-        ({"backward": "tanh", "temperature": 0.0}, r"temperature is 0\.0; it must be a finite number above 0"),
+        (
+            {"backward": "tanh", "temperature": 0.0},
+            r"temperature is 0\.0; it must be a finite number above 0",
+        ),
         ({"temperature": 2.0}, r"temperature is 2\.0 without a rule"),
     ],
 )
