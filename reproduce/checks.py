@@ -112,6 +112,12 @@ def check_images(images: Tensor) -> None:
             raise ValueError(f"images hold values from {low} to {high}; they must lie in [0, 1]")
 
 
+def check_floating(x: Tensor, limits: str = "") -> None:
+    """Raise TypeError unless x is a tensor of real floating point numbers."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise TypeError(f"x is {kind(x)}; it must be a floating point tensor{limits}")
+
+
 def check_labels(images: Tensor, labels: Tensor) -> None:
     """One label (N,) int64, at least 0, for each image."""
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64:

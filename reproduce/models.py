@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from reproduce.kernels.fused import fused
+from reproduce.checks import whole
+from reproduce.kernels.pooling import MaxPool2x2
 
 ActivationFactory = Callable[[], nn.Module]
 
@@ -59,65 +60,16 @@ def folded(model: nn.Module) -> nn.Module:
     return model
 
 
-@fused
-def _max_of_four(x: Tensor, corner: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """x (N, H/2, 2, W/2, 2, C) -> each window's maximum, and where in its plane it first is.
-
-    corner: (H/2, W/2, 1) float32, the place of each window's first pixel, of `width` in a row.
-    Whole numbers in float32, since those in int64 are not vectorised.
-    """
-    a, b, c, d = (x[:, :, i, :, j].float() for i in (0, 1) for j in (0, 1))
-    best = torch.maximum(torch.maximum(a, b), torch.maximum(c, d))
-    offset = torch.where(c == best, width, width + 1.0)
-    offset = torch.where(a == best, 0.0, torch.where(b == best, 1.0, offset))
-    return best.to(x.dtype), (corner + offset).to(torch.int64)
-
-
-class _PoolByChannel(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        n, channels, height, width = x.shape
-        pixels = torch.arange(height * width, dtype=torch.float32)
-        windows = x.detach().permute(0, 2, 3, 1)
-        windows = windows.reshape(n, height // 2, 2, width // 2, 2, channels)
-        corner = pixels.view(height // 2, 2, width // 2, 2, 1)[:, 0, :, 0]
-        best, place = (t.permute(0, 3, 1, 2) for t in _max_of_four(windows, corner, width))
-        ctx.save_for_backward(x, place)
-        return best
-
-    @staticmethod
-    def backward(ctx, grad):
-        x, place = ctx.saved_tensors
-        window = [2, 2], [2, 2], [0, 0], [1, 1], False
-        return torch.ops.aten.max_pool2d_with_indices_backward(grad, x, *window, place)
-
-
-class MaxPool2x2(nn.MaxPool2d):
-    """nn.MaxPool2d(2), and the same gradient where nothing is NaN, without PyTorch's slow path.
-
-    That one takes 8 times as long for a few bfloat16 channels that lie side by side in a CPU's
-    memory, which is most of the time of an attack on LeNet.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        by_channel = x.is_contiguous(memory_format=torch.channels_last)
-        even = not (x.shape[-2] % 2 or x.shape[-1] % 2)
-        if x.dtype == torch.bfloat16 and x.device.type == "cpu" and by_channel and even:
-            return _PoolByChannel.apply(x)
-        return super().forward(x)
-
-
 def lenet(activation: ActivationFactory = nn.ReLU, num_classes: int = 10) -> nn.Module:
     """LeNet-5 with max pooling, for 1 x 28 x 28 images; 61,706 parameters with ReLU.
 
     Pooling stands before the activation. For the monotone activations used here the order makes no
     difference to the result but for the maximum in Eq. 2, and it quarters the work.
 
+    Raises: TypeError, ValueError: fewer than 2 classes, as every builder.
     Source: LeCun et al. 1998; DQA, section 4.
     """
+    whole("num_classes", num_classes, 2)
     return nn.Sequential(
         nn.Conv2d(1, 6, 5, padding=2),
         MaxPool2x2(),
@@ -196,6 +148,7 @@ def _resnet(
     *,
     first: tuple[nn.Module, ...] = (),
 ) -> nn.Module:
+    whole("num_classes", num_classes, 2)
     layers = [*first, _conv3x3(3, widths[0]), nn.BatchNorm2d(widths[0]), activation()]
     channels = widths[0]
     for stage, width in enumerate(widths):
@@ -215,6 +168,7 @@ def resnet18(
     Args:   width: channels of the first stage; 64 is the standard network, 16 the quarter width.
     Source: He et al. 2016; DQA, section 4.
     """
+    whole("width", width, 1)
     widths = (width, 2 * width, 4 * width, 8 * width)
     first = (Normalize(CIFAR10_MEAN, CIFAR10_STD),)
     return _resnet(widths, 2, "project", activation, num_classes, first=first)
@@ -236,6 +190,8 @@ def vgg16(
     Args:   width: channels of the first stage; 64 is the standard network.
     Source: Simonyan and Zisserman 2015, configuration D; DQA, section 6 (substitute model).
     """
+    whole("num_classes", num_classes, 2)
+    whole("width", width, 1)
     layers: list[nn.Module] = [Normalize(CIFAR10_MEAN, CIFAR10_STD)]
     channels = 3
     for times, convolutions in ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3)):
@@ -258,6 +214,8 @@ def alexnet(
     Args:   width: channels of the first convolution; 64 is the standard network.
     Source: Krizhevsky et al. 2012, kernels and strides reduced to 32 x 32; DQA, section 6.
     """
+    whole("num_classes", num_classes, 2)
+    whole("width", width, 1)
     return _he_init(
         nn.Sequential(
             Normalize(CIFAR10_MEAN, CIFAR10_STD),

@@ -16,33 +16,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from reproduce.kernels.fused import fused
+from reproduce.checks import check_floating, choice, number, whole
+from reproduce.kernels.staircases import one_pass
 
 Rounding = Literal["floor", "nearest"]
 Backward = Literal["zero", "straight_through", "tanh", "sigmoid"]
 Activation = Literal["relu", "fixed", "dynamic"]
 
 GREY_TOLERANCE = 1e-3
-
-
-def _choice(value: str, kind: object, what: str) -> str:
-    allowed = get_args(kind)
-    if value not in allowed:
-        raise ValueError(f"{what} is {value!r}; choose one of {', '.join(allowed)}")
-    return value
-
-
-def _depth(bits: int, highest: int) -> int:
-    if isinstance(bits, bool) or not isinstance(bits, int):
-        raise TypeError(f"bits is {bits!r}; it must be an int in 1..{highest}")
-    if not 1 <= bits <= highest:
-        raise ValueError(f"bits is {bits}; it must be in 1..{highest}")
-    return bits
 
 
 def linear_quantize(x: Tensor, bits: int, rounding: Rounding = "floor") -> Tensor:
@@ -58,11 +44,9 @@ def linear_quantize(x: Tensor, bits: int, rounding: Rounding = "floor") -> Tenso
     >>> (3 * linear_quantize(torch.tensor([0, 0.3, 0.6, 1]), bits=2)).tolist()
     [0.0, 1.0, 2.0, 3.0]
     """
-    top = 2 ** _depth(bits, 8) - 1
-    _choice(rounding, Rounding, "rounding")
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"x is {kind}; linear_quantize takes a floating point tensor in [0, 1]")
+    top = 2 ** whole("bits", bits, 1, 8) - 1
+    choice("rounding", rounding, Rounding)
+    check_floating(x, " in [0, 1]")
     if x.numel():
         low, high = torch.stack(x.detach().aminmax()).tolist()
         if not (low >= 0 and high <= 1):
@@ -91,9 +75,9 @@ def filter_radius(bits: int, rounding: Rounding = "floor") -> int:
     >>> [filter_radius(bits) for bits in (1, 2, 3, 4)]
     [127, 21, 4, 1]
     """
-    top = 2 ** _depth(bits, 8) - 1
+    top = 2 ** whole("bits", bits, 1, 8) - 1
     spacing = Fraction(255, top)
-    if _choice(rounding, Rounding, "rounding") == "nearest":
+    if choice("rounding", rounding, Rounding) == "nearest":
         return math.ceil(spacing / 2) - 1
     width = 2 ** (8 - bits)
     below = [spacing * k - width * k for k in range(1, top + 1)]
@@ -116,28 +100,8 @@ def _wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _by_channel(x: Tensor) -> bool:
-    """Whether the channels of an image lie side by side in memory."""
-    return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
-
-
-def _rows(x: Tensor, by_channel: bool, count: int = 1) -> Tensor:
-    """x as (count, M), in the order of its memory, in which a compiled pass is fastest."""
-    x = x.detach()  # compiling looks at .grad, and warns where there is a history
-    return (x.permute(0, 2, 3, 1) if by_channel else x).reshape(count, -1)
-
-
-def _unrows(rows: Tensor, like: Tensor, by_channel: bool) -> Tensor:
-    """Back in the shape of `like`; no view, so that it can be changed in place."""
-    layout = torch.channels_last if by_channel else torch.contiguous_format
-    strides = torch.empty(like.shape, device="meta").contiguous(memory_format=layout).stride()
-    storage = rows.untyped_storage(), rows.storage_offset()
-    return rows.new_empty(0).set_(*storage, like.shape, strides)
-
-
-@fused
-def _fixed(x: Tensor, top: int) -> tuple[Tensor, Tensor]:
-    """Eq. 1-3: the levels, and the maximum of each row, that they were scaled by."""
+def _uniform(x: Tensor, top: int) -> tuple[Tensor, Tensor]:
+    """Eq. 1-3 of each row of x, (rows, M): the levels, and the max|y| that scaled them."""
     wide = _wide(x)
     largest = torch.tanh(wide.abs().amax(1, keepdim=True))  # tanh rises: one pass of it, not two
     largest = torch.where(largest > 0, largest, 1)
@@ -145,54 +109,32 @@ def _fixed(x: Tensor, top: int) -> tuple[Tensor, Tensor]:
     return (2 * torch.round(top * (y / 2 + 0.5)) / top - 1).to(x.dtype), largest
 
 
-@fused
-def _fixed_gradient(
+def _uniform_slopes(
     x: Tensor, grad: Tensor, largest: Tensor, top: int, backward: Backward, temperature: Tensor
-) -> Tensor:
+) -> tuple[Tensor, None]:
+    """The gradient of x under a rule; max|y| is a constant."""
+    if backward == "zero":
+        return torch.zeros_like(x), None
     wide = _wide(x)
     if backward == "straight_through":
-        return (grad * ((1 - torch.tanh(wide).square()) / largest)).to(x.dtype)
+        return (grad * ((1 - torch.tanh(wide).square()) / largest)).to(x.dtype), None
     slope = torch.zeros_like(wide)
     for k in range(1, top + 1):
         threshold = torch.atanh((2 * k - top - 1) / top * largest)
         slope = slope + _step_slope(wide - threshold, backward, temperature) / top
-    return (grad * slope).to(x.dtype)
+    return (grad * slope).to(x.dtype), None
 
 
-class _FixedStaircase(torch.autograd.Function):
-    """Eq. 1-3; the rounding gets a surrogate gradient, the maximum none."""
-
-    @staticmethod
-    def forward(ctx, x, top, per_image, backward, temperature):
-        ctx.layout = _by_channel(x), len(x) if per_image else 1
-        hard, largest = _fixed(_rows(x, *ctx.layout), top)
-        ctx.save_for_backward(x, largest)
-        ctx.rule = top, backward, temperature
-        return _unrows(hard, x, ctx.layout[0])
-
-    @staticmethod
-    def backward(ctx, grad):
-        x, largest = ctx.saved_tensors
-        top, backward, temperature = ctx.rule
-        if backward == "zero":
-            return torch.zeros_like(x), None, None, None, None
-        rows = _rows(x, *ctx.layout), _rows(grad, *ctx.layout)
-        rule = top, backward, torch.full((), temperature, device=x.device)
-        slopes = _fixed_gradient(*rows, largest, *rule)
-        return _unrows(slopes, x, ctx.layout[0]), None, None, None, None
-
-
-@fused
-def _sum_of_signs(x: Tensor, thresholds: Tensor, jumps: Tensor) -> Tensor:
+def _signs(x: Tensor, thresholds: Tensor, jumps: Tensor) -> tuple[Tensor]:
+    """Eq. 8 as f(x) = 1/2 sum_j jumps[j] sgn(x - thresholds[j])."""
     wide = _wide(x)
     out = torch.zeros_like(wide)
     for j in range(len(jumps)):
         out = out + torch.sign(wide - thresholds[j]) * (jumps[j] / 2)
-    return torch.where(wide.isnan(), wide, out).to(x.dtype)  # sign(NaN) is 0 and would hide it
+    return (torch.where(wide.isnan(), wide, out).to(x.dtype),)  # sign(NaN) is 0 and would hide it
 
 
-@fused
-def _sum_of_signs_gradients(
+def _signs_slopes(
     x: Tensor,
     grad: Tensor,
     thresholds: Tensor,
@@ -201,7 +143,7 @@ def _sum_of_signs_gradients(
     temperature: Tensor,
     learnt: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Of the input, and, if they are learnt, of the thresholds and the jumps."""
+    """Of x, and, if they are learnt, of the thresholds and the jumps."""
     wide, grad = _wide(x), _wide(grad)
     slope = torch.zeros_like(wide)
     for_thresholds, for_jumps = [], []
@@ -223,46 +165,25 @@ def _sum_of_signs_gradients(
     return for_x, torch.stack(for_thresholds).to(kind), torch.stack(for_jumps).to(kind)
 
 
-class _SumOfSigns(torch.autograd.Function):
-    """f(x) = 1/2 sum_j jumps[j] sgn(x - thresholds[j]); the signs get a surrogate gradient."""
-
-    @staticmethod
-    def forward(ctx, x, thresholds, jumps, backward, temperature):
-        ctx.save_for_backward(x, thresholds, jumps)
-        ctx.by_channel = _by_channel(x)
-        ctx.rule = backward, temperature
-        out = _sum_of_signs(_rows(x, ctx.by_channel), thresholds.detach(), jumps.detach())
-        return _unrows(out, x, ctx.by_channel)
-
-    @staticmethod
-    def backward(ctx, grad):
-        x, thresholds, jumps = ctx.saved_tensors
-        backward, temperature = ctx.rule
-        rows = _rows(x, ctx.by_channel), _rows(grad, ctx.by_channel)
-        rule = backward, torch.full((), temperature, device=x.device)
-        learnt = any(ctx.needs_input_grad[1:3])
-        steps = thresholds.detach(), jumps.detach()
-        slopes, *others = _sum_of_signs_gradients(*rows, *steps, *rule, learnt)
-        return _unrows(slopes, x, ctx.by_channel), *others, None, None
+_fixed, _dynamic = one_pass(_uniform, _uniform_slopes), one_pass(_signs, _signs_slopes)
 
 
 def check_backward(backward: Backward, temperature: float) -> None:
-    """Raise ValueError unless `backward` is a rule and `temperature` a positive, finite number."""
-    _choice(backward, Backward, "backward")
-    if not (isinstance(temperature, int | float) and 0 < temperature < math.inf):
-        raise ValueError(f"temperature is {temperature!r}; it must be a positive number")
+    """Raise an error unless `backward` is a rule and `temperature` a positive, finite number."""
+    choice("backward", backward, Backward)
+    number("temperature", temperature, inside=True)
 
 
 class _Quantizer(nn.Module):
     def __init__(self, bits: int, backward: Backward, temperature: float) -> None:
         super().__init__()
-        self.bits = _depth(bits, 3)
+        self.bits = whole("bits", bits, 1, 3)
         self.set_backward(backward, temperature)
 
     def set_backward(self, backward: Backward, temperature: float = 1.0) -> None:
         """Choose the backward rule; the forward pass does not change.
 
-        Raises: ValueError: an unknown rule, or a temperature that is not a positive number.
+        Raises: TypeError, ValueError: an unknown rule, or a temperature that is no positive number.
         """
         check_backward(backward, temperature)
         self.backward, self.temperature = backward, float(temperature)
@@ -300,13 +221,14 @@ class FixedQuantizer(_Quantizer):
         maximum: Literal["batch", "image"] = "batch",
     ) -> None:
         super().__init__(bits, backward, temperature)
-        self.maximum = _choice(maximum, Literal["batch", "image"], "maximum")
+        self.maximum = choice("maximum", maximum, Literal["batch", "image"])
 
     def forward(self, x: Tensor) -> Tensor:
+        check_floating(x)
         if not x.numel():
             return x
-        top, per_image = 2**self.bits - 1, self.maximum == "image"
-        return _FixedStaircase.apply(x, top, per_image, self.backward, self.temperature)
+        rows = len(x) if self.maximum == "image" else 1
+        return _fixed(x, 2**self.bits - 1, rule=(self.backward, self.temperature), rows=rows)
 
 
 class DynamicQuantizer(_Quantizer):
@@ -341,7 +263,7 @@ class DynamicQuantizer(_Quantizer):
         source: Literal["x", "tanh"] = "x",
     ) -> None:
         super().__init__(bits, backward, temperature)
-        self.source = _choice(source, Literal["x", "tanh"], "source")
+        self.source = choice("source", source, Literal["x", "tanh"])
         top = 2**bits - 1
         self.thresholds = nn.Parameter((2 * torch.arange(1, top + 1) - top - 1) / top)
 
@@ -352,10 +274,11 @@ class DynamicQuantizer(_Quantizer):
         return torch.cat([-one, self.thresholds[:middle], self.thresholds[middle + 1 :], one])
 
     def forward(self, x: Tensor) -> Tensor:
+        check_floating(x)
         if self.source == "tanh":
             x = torch.tanh(x)
-        jumps = self.levels().diff()
-        return _SumOfSigns.apply(x, self.thresholds, jumps, self.backward, self.temperature)
+        rule = self.backward, self.temperature, self.thresholds.requires_grad
+        return _dynamic(x, self.thresholds, self.levels().diff(), rule=rule)
 
     @torch.no_grad()
     def project(self) -> None:
@@ -375,7 +298,7 @@ def activation(name: Activation, bits: int | None = None, **options) -> Callable
     >>> activation("fixed", 2)()
     FixedQuantizer(bits=2, backward='straight_through')
     """
-    if _choice(name, Activation, "activation") == "relu":
+    if choice("activation", name, Activation) == "relu":
         if bits is not None or options:
             raise ValueError(f"relu takes neither bits nor options; got bits={bits}, {options}")
         return nn.ReLU

@@ -77,6 +77,14 @@ def halves() -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), first, nn.ReLU(), second, nn.ReLU())
 
 
+def test_the_caller_s_gradient_mode_does_not_matter():
+    model, x, y = halves(), images(5), torch.zeros(5, dtype=torch.long)
+    expected = zero_gradients(model, PGD, x, y), loss_by_step(model, PGD, x, y, 0)
+    with torch.inference_mode():
+        x, y = x * 1, y + 0
+        assert (zero_gradients(model, PGD, x, y), loss_by_step(model, PGD, x, y, 0)) == expected
+
+
 def test_the_shares_are_those_of_a_network_made_by_hand():
     x = images(5)
     found = zero_gradients(halves(), PGD, x, torch.zeros(5, dtype=torch.long))

@@ -31,6 +31,7 @@ def without_a_compiler(monkeypatch):
         raise RuntimeError("no C++ compiler\nand much more")
 
     module._compiles.cache_clear()
+    monkeypatch.setattr(module, "_eager", set())
     monkeypatch.setattr(torch, "compile", fail)
     yield
     module._compiles.cache_clear()
@@ -43,6 +44,42 @@ def test_without_a_compiler_the_same_is_computed_eagerly_and_said_once(without_a
         "torch.compile fails on cpu (RuntimeError: no C++ compiler); "
         "quantised activations and the pooling of LeNet run several times slower"
     ]
+
+
+def test_a_compiler_that_fails_later_is_said_once_and_done_without(monkeypatch, recwarn):
+    def compile_until_the_disk_is_full(function, **_options):
+        def compiled(*args):
+            if function.__name__ == "<lambda>":  # the probe
+                return function(*args)
+            raise OSError("No space left on device\nand much more")
+
+        return compiled
+
+    module._compiles.cache_clear()
+    monkeypatch.setattr(module, "_eager", set())
+    monkeypatch.setattr(torch, "compile", compile_until_the_disk_is_full)
+    later = fused(lambda_free)
+    for _ in range(2):
+        assert torch.equal(later(torch.zeros(LARGE)), torch.ones(LARGE))
+    module._compiles.cache_clear()
+    (warning,) = recwarn
+    assert str(warning.message).startswith(
+        "torch.compile fails on cpu (OSError: No space left on device); "
+    )
+
+
+def lambda_free(x):
+    return x + 1
+
+
+def test_an_error_of_the_arguments_is_no_fault_of_the_compiler(monkeypatch, recwarn):
+    def wrong(x):
+        raise IndexError("of the formula's own")
+
+    monkeypatch.setattr(module, "_eager", set())
+    with pytest.raises(IndexError, match="of the formula's own"):
+        fused(wrong)(torch.zeros(LARGE))
+    assert not recwarn.list and not module._eager
 
 
 def test_too_little_memory_does_not_make_a_process_eager_for_good(monkeypatch):

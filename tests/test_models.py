@@ -414,3 +414,15 @@ def test_folding_the_batch_normalisation_leaves_the_function_alone(build):
         assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
         torch.testing.assert_close(folded(images), expected, rtol=1e-3, atol=1e-3)
         torch.testing.assert_close(model(images), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "build", [models.lenet, models.resnet18, models.resnet20, models.vgg16, models.alexnet]
+)
+@pytest.mark.parametrize("value", [0, 1, -3, 2.0, "10", None, True])
+def test_impossible_sizes_are_refused_in_one_line(build, value):
+    with pytest.raises((ValueError, TypeError), match=f"num_classes is {value!r}.*at least 2"):
+        build(num_classes=value)
+    if build not in (models.lenet, models.resnet20) and value != 1:
+        with pytest.raises((ValueError, TypeError), match=f"width is {value!r}.*at least 1"):
+            build(width=value)

@@ -610,13 +610,13 @@ def test_bad_input_is_named_with_what_is_allowed_in_one_line(call, error, says):
 
 
 @each_kind
-@pytest.mark.parametrize("temperature", (0, -1.0, NAN, math.inf, "1", None))
+@pytest.mark.parametrize("temperature", (0, -1.0, NAN, math.inf, "1", None, True))
 def test_a_bad_temperature_is_refused_and_named(kind, temperature):
     quantizer = kind(2)
-    message = f"^temperature is {temperature!r}; it must be a positive number$"
-    with pytest.raises(ValueError, match=message):
+    message = f"^temperature is {temperature!r}; it must be a finite number above 0$"
+    with pytest.raises((ValueError, TypeError), match=message):
         quantizer.set_backward("sigmoid", temperature)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         kind(2, "sigmoid", temperature)
 
 
@@ -653,6 +653,13 @@ def test_the_output_can_be_changed_in_place_and_has_the_layout_of_the_input(kind
     assert torch.equal(out, expected)
     out.sum().backward()
     assert x.grad.stride() == x.stride()
+
+
+@each_kind
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.complex64])
+def test_what_is_no_real_number_is_no_activation(kind, dtype):
+    with pytest.raises(TypeError, match=f"x is {dtype} .*floating point"):
+        kind(2)(torch.ones(2, 3).to(dtype))
 
 
 @each_kind

@@ -108,8 +108,6 @@ def answers_watched(model: nn.Module, labels: Tensor) -> Iterator[None]:
 
     def look(_module, _args, logits: Tensor) -> None:
         nonlocal finite
-        if not watching:
-            return
         if logits.ndim != 2 or logits.shape[1] < 2:
             raise ValueError(f"the model gives {tuple(logits.shape)}; it must be (N, 2 or more)")
         if most >= logits.shape[1]:
@@ -122,15 +120,12 @@ def answers_watched(model: nn.Module, labels: Tensor) -> Iterator[None]:
         if not finite:
             raise FloatingPointError("the model's logits are NaN or infinite; it judges nothing")
 
-    def end() -> None:
-        nonlocal watching
-        watching = False
-        if handle is not None:
-            handle.remove()
+    def forget() -> None:  # needs no handle, which an interruption might keep from being stored
+        for key in [k for k, hook in model._forward_hooks.items() if hook is look]:
+            del model._forward_hooks[key]
 
-    handle, watching = None, True
-    with afterwards(end):
-        handle = model.register_forward_hook(look)
+    with afterwards(forget):
+        model.register_forward_hook(look)
         try:
             yield
         except (RuntimeError, ValueError, IndexError):  # in a library perhaps, that met a NaN
@@ -166,13 +161,12 @@ def under_attack(
     check_floats(images, labels)
     check_model(model, images.device)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.inference_mode(False))  # which turns gradients on
         if images.is_inference() or labels.is_inference():
             images, labels = images.clone(), labels.clone()
         for state in (eval_mode(model), weights_fixed(model), full_float32()):
             stack.enter_context(state)
         stack.enter_context(answers_watched(model, labels))
-        stack.enter_context(torch.enable_grad())
         yield images.detach(), labels
 
 
@@ -267,8 +261,6 @@ def perturb(model: nn.Module, attack: Attack, images: Tensor, labels: Tensor, se
     """
     seed = check_seed("seed", seed)
     with under_attack(model, images, labels) as (images, labels):
-        if not len(images):
-            return images.clone()
         with seeded(seed, images.device):
             return attack.attack(model)(images, labels).detach()
 

@@ -21,6 +21,20 @@ if "recompile_limit" not in inspect.signature(torch.compile).parameters:
 LARGE = 2**15  # elements; below, compiling takes longer than it saves, but on a GPU launches count
 
 
+_eager: set[str] = set()  # devices on which compiling has failed
+
+
+def _give_up(device: str, error: Exception) -> None:
+    """Compile no more for a device, and say so."""
+    _eager.add(device)
+    reason = str(error).strip().partition("\n")[0]
+    warnings.warn(
+        f"torch.compile fails on {device} ({type(error).__name__}: {reason}); "
+        "quantised activations and the pooling of LeNet run several times slower",
+        stacklevel=4,
+    )
+
+
 @functools.cache
 def _compiles(device: str) -> bool:
     """Whether torch.compile works here for a device; if not, say so once."""
@@ -29,12 +43,7 @@ def _compiles(device: str) -> bool:
     except (torch.OutOfMemoryError, torch.AcceleratorError):  # of this moment, not of this machine
         raise
     except Exception as error:  # the back ends raise what they like: no C++ compiler, no Triton
-        reason = str(error).strip().partition("\n")[0]
-        warnings.warn(
-            f"torch.compile fails on {device} ({type(error).__name__}: {reason}); "
-            "quantised activations and the pooling of LeNet run several times slower",
-            stacklevel=3,
-        )
+        _give_up(device, error)
         return False
     return True
 
@@ -54,9 +63,16 @@ def fused(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def call(x: Tensor, *args):
         kind = x.device.type
         small = x.numel() < LARGE and kind != "cuda"
-        if small or x.dtype == torch.float64 or not _compiles(kind):
+        if small or x.dtype == torch.float64 or kind in _eager or not _compiles(kind):
             return function(x, *args)
-        with torch.autocast(kind, enabled=False):  # else compiled once more within it
-            return compiled()(x, *args)
+        try:
+            with torch.autocast(kind, enabled=False):  # else compiled once more within it
+                return compiled()(x, *args)
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
+            raise
+        except Exception as error:  # the disk is full by now, or the compiler gone
+            result = function(x, *args)  # raises what is the arguments' own fault
+            _give_up(kind, error)
+            return result
 
     return call
