@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from reproduce.attacks import Attack, full_float32, perturb
 from reproduce.attacks.base import answers_watched, check_model, eval_mode
-from reproduce.checks import check_uint8, whole
+from reproduce.checks import check_floats, check_uint8, whole
 from reproduce.checks import number as check_number
 from reproduce.checks import seed as check_seed
 from reproduce.data import to_float
@@ -37,16 +37,20 @@ def correct(
     The attack sees `source_model`, by default the model itself, which judges what it made. A filter
     that the attack does not know of is a model nn.Sequential(filter, source_model).
 
-    Args:    images: (N, C, H, W) uint8. labels: (N,) int64. attack: None for clean images.
-             batch_size: images are taken in this many at a time, in their order. seed: of the
-             attack's random starts.
+    Args:    images: (N, C, H, W) uint8, or float32 in [0, 1]. labels: (N,) int64. attack: None for
+             clean images. batch_size: images are taken in this many at a time, in their order.
+             seed: of the attack's random starts.
     Returns: (N,) bool on the CPU.
     Raises:  TypeError, ValueError: images and labels that are none, or not one each, labels that
              are no classes of the model, a bad batch_size or seed. FloatingPointError: a logit is
              NaN or infinite. RuntimeError: the attack left its ball, or [0, 1]. After any of these,
              or an interruption, the model is as it was.
     """
-    check_uint8(images, labels)
+    as_floats = isinstance(images, Tensor) and images.is_floating_point()
+    if as_floats and len(images):
+        check_floats(images, labels)
+    else:
+        check_uint8(images, labels)
     batch_size, seed = whole("batch_size", batch_size, 1), check_seed("seed", seed)
     device = next(model.parameters()).device
     check_model(model, device)
@@ -54,7 +58,8 @@ def correct(
     hits = []
     with eval_mode(model), full_float32():
         for number, start in enumerate(range(0, len(images), batch_size)):
-            x = to_float(images[start : start + batch_size].to(device))
+            x = images[start : start + batch_size].to(device)
+            x = x if as_floats else to_float(x)
             y = labels[start : start + batch_size].to(device)
             if attack is not None:
                 clean, x = x, perturb(source_model, attack, x, y, batch_seed(seed, number))
@@ -107,34 +112,3 @@ def paired(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
     gained = one.astype(float) - other
     z = NormalDist().inv_cdf(0.975)
     return 100 * float(gained.mean()), 100 * z * float(gained.std()) / len(gained) ** 0.5
-
-
-TWICE_CHANCE = 2 / 10  # of ten classes
-
-
-def collapsed(metrics: dict[str, dict[str, int]]) -> bool:
-    """Whether training collapsed: clean accuracy (Wilson, 95 %) below twice that of chance."""
-    clean = metrics["clean"]
-    return wilson(clean["correct"], clean["total"])[1] < TWICE_CHANCE
-
-
-def warning_signs(metrics: dict[str, dict[str, int]]) -> list[str]:
-    """Signs that an attack failed, or that there was nothing left to attack.
-
-    An attack may leave an image alone, so accuracy under it cannot truly exceed clean accuracy; and
-    PGD with its many steps should leave no more than FGSM with one. Each sign is reported where the
-    Wilson intervals at 95 % do not overlap.
-
-    Args:    metrics: {"clean", "fgsm", "pgd": {"correct": int, "total": int}}.
-    Returns: the signs, in words; empty where there are none.
-    Source:  Athalye et al. 2018, section 3.1; Carlini et al. 2019.
-    """
-    interval = {name: wilson(c["correct"], c["total"]) for name, c in metrics.items()}
-
-    def above(one: str, other: str) -> bool:
-        return interval[one][0] > interval[other][1]
-
-    found = [f"{name} above clean" for name in ("pgd", "fgsm") if above(name, "clean")]
-    if above("pgd", "fgsm"):
-        found.append("pgd weaker than fgsm")
-    return found
