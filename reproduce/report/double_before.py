@@ -263,8 +263,8 @@ def seen_by_detector(results: Results, noise: str) -> tuple[np.ndarray, np.ndarr
         pair = [bits[kind] for bits in found if kind in bits]
     if len(pair) < 2:
         return None
-    few = min(map(len, pair))
-    return pair[0][:few], pair[1][:few]
+    clean, attacked = pair
+    return clean[: len(attacked)], attacked
 
 
 def detection(
