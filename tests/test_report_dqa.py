@@ -192,17 +192,17 @@ def test_a_quantised_network_stands_beside_relu_of_its_own_seed(folders):
 
     relu = [run({}, "relu", None, s) for s in (0, 1)]
     apart = run({"table/pgd": 60, "autoattack": 60, "autoattack/sigmoid": 60}, seed=0)
-    near = run({"autoattack": 31, "autoattack/sigmoid": 5}, seed=1)
+    near = run({"autoattack": 36, "autoattack/sigmoid": 35}, seed=1)
     alone = run({}, seed=7)
     lost = run({}, "fixed", 2, 0, {"clean": 5})
     networks = {"ReLU": relu, "a": [apart, near, alone], "b": [lost]}
     found = dqa.beside_control(networks)
     assert found[["network", "seed", "all", "control", "above"]].to_numpy().tolist() == [
         ["a", 0, 60, 30, True],
-        ["a", 1, 5, 30, False],
+        ["a", 1, 35, 30, False],
     ]
     # ReLU did not meet AutoAttack through a sigmoid: without it one image more is left.
-    assert found["lead"].tolist() == [30, 1]
+    assert found["lead"].tolist() == [30, 6]
 
 
 # --- Tables 1 and 2 -------------------------------------------------------------------------------
