@@ -73,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
             "--cell", help="only this network, such as dynamic-2bit or 1bit-dithered"
         )
         command.add_argument(
-            "--suite", choices=registry.SUITES, help="only these measurements of each network"
+            "--suite", choices=("network", *registry.SUITES), help="only this of each network"
         )
         command.add_argument("--key", help="only the network or measurement of this key")
         if name != "run":
