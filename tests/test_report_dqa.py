@@ -158,6 +158,16 @@ def test_each_column_of_the_trial_is_what_a_loop_over_images_and_attacks_finds(f
     assert steps == pytest.approx([100 * sum(of[:7]) / 7 for of in ways])
 
 
+def test_the_tables_own_attacks_count_among_the_backward_rules(folders):
+    low = tried(network(), {"table/pgd": 41, "rule/own": 44})
+    assert dqa.ladder({"ReLU": low}).loc["ReLU", "any backward rule"] == 41
+
+
+def test_a_trial_without_one_of_its_attacks_is_doubtful_although_every_check_passes(folders):
+    part = tried(network(), only=paper.trial(network()).keys() - {"loss/dlr"})
+    assert not failed(part) and checks.doubtful(part)
+
+
 def test_what_was_not_run_is_no_number_and_no_row(folders):
     few = tried(network(), only={"clean", "table/pgd"})
     put(network("fixed", 1))
