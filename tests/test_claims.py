@@ -267,6 +267,17 @@ def test_a_pilot_that_a_larger_scale_has_begun_to_contradict_decides_nothing():
     assert row["published"] == MNIST["relu", None]["pgd"] and row["holds"] == "no"
 
 
+def test_of_two_larger_scales_that_have_begun_the_first_is_listened_to():
+    claim = replace(LEDGER["dqa-cifar-relu"], scales=("paper", "workstation", "laptop"))
+    for scale, seeds, off in (
+        ("paper", [0], 0),
+        ("workstation", [0], -9),
+        ("laptop", range(3), -9),
+    ):
+        put_tables("cifar10", scale, seeds, mixed=False, kinds=RELU, pgd=off)
+    assert claims.verdict(claim, Evidence()).status == UNDECIDED
+
+
 def test_collapsed_networks_decide_nothing():
     put_tables(mixed=False)
     assert found("dqa-mnist-clean") == (REPRODUCED, "laptop")
@@ -382,10 +393,19 @@ def test_an_attack_that_only_one_network_met_counts_in_what_is_left_and_not_in_t
     assert not row["survives"]
 
 
+def test_the_reading_counts_in_which_more_networks_survive():
+    for mixed, left in ((True, 40.0), (False, 90.0)):
+        for kind, value in zip(PAIR, (60.0, left), strict=True):
+            tried(trained(lenet(kind, mixed=mixed), clean=99.0), left=value)
+    (row,) = claims.survival(LEDGER[ONE], Evidence()).to_dict("records")
+    assert row["survives"] and not row["mixed"] and row["left"] == pytest.approx(90.0)
+
+
 def test_the_second_defence_is_asked_by_noise_before_dithering():
+    after = {"after__outside": 0.0, "after__nearest-outside": 0.0}
     for kind in ((1, True), (8, False)):
         network = trained(double.network(*kind))
-        tried(network, clean=80.0, left=80.0, before__clean=80.0, before__strong=3.0)
+        tried(network, clean=80.0, left=80.0, before__clean=80.0, before__strong=3.0, **after)
     rows = claims.survival(LEDGER["double-1bit-dithered-same"], Evidence()).to_dict("records")
     assert [(r["network"], r["left"], r["clean"]) for r in rows] == [
         ("1 bit, dithered", pytest.approx(3.0), pytest.approx(80.0))
@@ -469,6 +489,19 @@ def test_the_best_of_seven_and_fewer_bits_wait_for_the_trials_once_the_tables_ag
 def test_another_network_that_keeps_more_refutes_the_best_of_seven():
     put_cifar10(CIFAR10 | {("fixed", 1): CIFAR10["fixed", 1] | {"pgd": 79.9}})
     assert found("dqa-cifar-dynamic-2bit") == (NOT, "paper")
+
+
+def test_a_gain_in_clean_accuracy_costs_nothing():
+    put_tables(kinds=RELU, clean=-3.0)
+    put_tables(kinds=KINDS[1:])
+    assert found("dqa-mnist-clean") == (REPRODUCED, "laptop")
+
+
+def test_dqa_is_no_rival_of_its_own():
+    for seed in range(3):
+        trained(lenet(("dynamic", 2), seed, "paper"), clean=99.0, pgd=95.0)
+    details = claims.verdict(LEDGER["dqa-best-mnist-pgd"], Evidence()).details
+    assert list(details["holds"]) == ["in sign"]
 
 
 def test_other_defences_are_held_against_full_trainings_alone():
@@ -591,6 +624,11 @@ def test_transfer_costs_some_or_hardly_any_and_more_than_the_substitute_keeps(
     assert found(f"dqa-{one}") == (status, "paper")
 
 
+def test_a_substitute_for_a_network_that_collapsed_decides_nothing():
+    put_substitutes("vgg16", clean=11.0, left=dict.fromkeys((1, 2, 3), 10.0), theirs=11.0)
+    assert found("dqa-vgg16") == (UNDECIDED, None)
+
+
 def test_features_are_compared_under_pgd_and_wait_for_the_trials():
     for kind, share in ((("relu", None), 0.5), *((k, 0.4) for k in DYNAMIC)):
         for seed in range(3):
@@ -694,10 +732,10 @@ def test_three_bits_and_more_keep_less_than_half_and_as_printed(left, status):
 @pytest.mark.parametrize(("behind", "status"), [(0, REPRODUCED), (7, DIRECTION), (8, NOT)])
 def test_networks_do_best_on_their_own_kind_to_within_half_a_point(behind, status):
     for number, kind in enumerate(double.KINDS):
-        other = 80.6 if number < behind else 80.5
-        own = double.kind_name(*kind)
-        table = {f"clean/{n}": bits(80.0 if n == own else other) for n in NAMES}
-        trained(double.network(*kind), **table)
+        table = dict.fromkeys(NAMES, 70.0)
+        table[NAMES[number - 1]] = 80.6 if number < behind else 80.5
+        table[double.kind_name(*kind)] = 80.0
+        trained(double.network(*kind), **{f"clean/{n}": v for n, v in table.items()})
     assert found("double-depths") == (status, "laptop")
 
 
@@ -738,6 +776,17 @@ def test_a_detector_raises_the_alarm_on_what_is_attacked_and_seldom_else(monkeyp
     assert alarms.between(0.5, 10).all()
     monkeypatch.setattr(measures, "AIMED", 0.5)
     assert found("double-detects")[0] == NOT, "half of the clean batches raise it, too"
+
+
+def test_the_threshold_is_set_on_other_images_than_it_is_tried_on():
+    # All even images are right, 96 % of the odd ones: a batch of 100 even ones has no mistake.
+    clean = np.ones(1_000, bool)
+    clean[1::50] = False
+    for network in put_double(LOW):
+        tried(network, before__clean=clean, before__bare=clean)
+    details = claims.verdict(LEDGER["double-detects"], Evidence()).details
+    # 1 - 0.96 ** 100 of the batches of odd ones have one.
+    assert (details[details["what"] == "false alarms"]["ours"] > 95).all()
 
 
 def test_what_changes_nothing_is_not_detected():
