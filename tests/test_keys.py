@@ -211,6 +211,7 @@ OTHER_PGD = {
 OTHER_ADAPTIVE = {
     "eps_255": 21.0, "step_255": 6.0, "steps": 4, "restarts": 2, "loss": "dlr",
     "backward": "tanh", "temperature": 3.0, "scaled": True, "samples": 2, "noise_255": 1.0,
+    "file": "uint8",
 }  # fmt: skip
 SHARED = {"dataset": "mnist", "scale": "paper", "seed": 1, "training": Settings(epochs=1)}
 OTHER_DQA = SHARED | {

@@ -653,7 +653,9 @@ def test_networks_without_adversarial_training_meet_cw_and_those_with_it_zoo_as_
     clean = {f"{cell}-clean" for cell in ("relu", "fixed-1bit", "fixed-2bit", "fixed-3bit")}
     trained_on = {"relu", "dynamic-1bit", "dynamic-2bit", "dynamic-3bit"}
     for scale, images in (("laptop", {100}), ("paper", {1_000, 200})):
-        resnets = [n for n in of_dqa() if n.width is not None and n.scale == scale]
+        of_scale = [n for n in of_dqa() if n.width is not None and n.scale == scale]
+        assert not any("norms" in registry.suites(n) for n in of_scale if n.seed)
+        resnets = [n for n in of_scale if not n.seed]
         suites = {n.cell: registry.suites(n) for n in resnets}
         assert not any("norms" in registry.suites(n) for n in of_dqa() if n.width is None)
         found = {cell: s["norms"] for cell, s in suites.items() if "norms" in s}
