@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import pandas as pd
 
-from reproduce import grids, published, results
+from reproduce import published, records
+from reproduce.papers import dqa
 
 
 def test_the_recipe_is_the_trial_closest_to_the_published_relu_row():
-    trials = pd.read_csv(results.root() / "fits" / "dqa-mnist-relu.csv").set_index("trial")
+    trials = pd.read_csv(records.root() / "fits" / "dqa-mnist-relu.csv").set_index("trial")
     table = published.load("dqa_table1").query("activation == 'relu'").set_index("attack")["value"]
     columns = {"clean (%)": "clean", "FGSM (%)": "fgsm", "PGD-40 (%)": "pgd"}
     distance = sum((trials[ours] - table[theirs]).abs() for ours, theirs in columns.items())
     best = trials.loc[distance.idxmin()]
-    recipe = grids.dqa("mnist", "relu", None, scale="laptop").training
+    recipe = dqa.network("mnist", "relu", None, scale="laptop").training
     assert recipe.attack is not None
     assert (
         best["epochs"],

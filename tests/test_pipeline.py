@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reproduce import data
-from reproduce.grids import KINDS, kind_name, quantised
+from reproduce.papers.double import KINDS, kind_name, quantised
 from reproduce.pipeline import DoubleQuantizer
 from reproduce.quantizers import filter_radius
 

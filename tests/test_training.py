@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from reproduce import data, models, storage, training
 from reproduce.attacks import PGD
-from reproduce.grids import quantised
+from reproduce.papers.double import quantised
 from reproduce.quantizers import DynamicQuantizer, activation
 from reproduce.training import Progress, Settings, derived_seed, train, training_steps
 
