@@ -18,7 +18,7 @@ PACKAGE = Path(reproduce.__file__).resolve().parent
 LAYERS = [
     {"__main__", "notebook"},
     {"runner", "report"},
-    {"audit", "papers", "progress"},
+    {"auditing", "papers", "progress"},
     {"evaluation", "records", "training"},
     {"attacks", "pipeline"},
     {"data", "dither", "models", "published", "quantizers"},

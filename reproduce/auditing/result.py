@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import io
 import json
 from collections.abc import Mapping
@@ -17,10 +18,10 @@ from reproduce.evaluation import wilson
 BROKEN, STANDS, NO_VERDICT = "broken", "not broken by these attacks", "no verdict"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Found:
     """One attack. family: gradient, score, decision, noise, ensemble, transfer or given. bits: (N,)
-    bool, which images are still judged rightly. seconds: it took."""
+    bool, which images are judged rightly as they are and under it. seconds: it took."""
 
     family: str
     bits: np.ndarray
@@ -35,7 +36,7 @@ class Check:
     said: str
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class Audit:
     """The result of `audit`.
 
@@ -79,15 +80,21 @@ class Audit:
     @property
     def verdict(self) -> str:
         """ "broken": of the images that were right surely fewer than half survive (Wilson, 95 %).
-        "not broken by these attacks": more do, and every check passed. Else "no verdict: " and why.
+        "not broken by these attacks": surely more do, and every check passed. Else "no verdict: "
+        and why. A model that draws lots gets neither: it errs by chance, too.
         """
-        if self.attacks and self.right.any():
-            kept = self.survives[self.right]
-            if wilson(int(kept.sum()), len(kept))[1] < 0.5:
-                return BROKEN
-        failed = [f"{name} ({c.said})" for name, c in self.checks.items() if not c.passed]
-        late = [f"left out for want of time: {', '.join(self.skipped)}"] if self.skipped else []
-        why = [*self.reasons, *failed, *late]
+        low, high = 0.0, 1.0
+        kept = self.survives[self.right]
+        if self.attacks:
+            low, high = wilson(int(kept.sum()), len(kept))
+        if high < 0.5 and not self.flags.get("randomised"):
+            return BROKEN
+        why = [*self.reasons]
+        why += [f"{name}: no ({c.said})" for name, c in self.checks.items() if not c.passed]
+        if self.skipped:
+            why.append(f"left out for want of time: {', '.join(self.skipped)}")
+        if self.attacks and low <= 0.5:
+            why.append(f"{int(kept.sum())} of {len(kept)} survive, which may be half or not")
         return f"{NO_VERDICT}: {'; '.join(why)}" if why else STANDS
 
     def table(self):
@@ -95,20 +102,16 @@ class Audit:
         only this attack breaks), seconds; last the worst case."""
         import pandas as pd
 
-        rows = {"no attack": ("clean", *self.clean, None, None)}
+        none = float("nan")
+        rows = {"no attack": ("clean", *self.clean, none, none)}
         for name, found in self.attacks.items():
             others = [f.bits for n, f in self.attacks.items() if n != name]
             spared = np.all([self.right, *others], axis=0)
             alone = int((spared & ~found.bits).sum())
-            bits = self.right & found.bits
-            rows[name] = (found.family, *_share(bits), alone, found.seconds)
+            rows[name] = (found.family, *_share(found.bits), alone, found.seconds)
         if self.robust is not None:
-            rows["all attacks"] = (
-                "",
-                *self.robust,
-                None,
-                sum(f.seconds for f in self.attacks.values()),
-            )
+            seconds = sum(f.seconds for f in self.attacks.values())
+            rows["all attacks"] = ("", *self.robust, none, seconds)
         columns = ["family", "robust", "low", "high", "alone", "seconds"]
         return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
@@ -123,22 +126,25 @@ class Audit:
             "| --- | --- | ---: | --- | ---: |",
         ]
         for name, r in self.table().iterrows():
-            alone = "" if r["alone"] != r["alone"] or r["alone"] is None else int(r["alone"])
+            alone = f"{r['alone']:.0f}" if r["alone"] == r["alone"] else ""  # NaN: none
             span = f"{100 * r['low']:.1f}–{100 * r['high']:.1f}"
-            lines.append(f"| {name} | {r['family']} | {100 * r['robust']:.1f} | {span} | {alone} |")
+            lines.append(
+                f"| {_cell(name)} | {r['family']} | {100 * r['robust']:.1f} | {span} | {alone} |"
+            )
         if self.checks:
             lines += ["", "| check | passed | measured |", "| --- | --- | --- |"]
         for name, check in self.checks.items():
-            lines.append(f"| {name} | {'yes' if check.passed else 'no'} | {check.said} |")
+            lines.append(f"| {name} | {'yes' if check.passed else 'no'} | {_cell(check.said)} |")
         return "\n".join([*lines, "", *self.notes]).rstrip()
 
     def _repr_html_(self) -> str:
-        checks = "".join(
-            f"<li>{'passed' if c.passed else '<b>failed</b>'}: {name}: {c.said}</li>"
+        said = [
+            f"{'passed' if c.passed else 'failed'}: {name}: {c.said}"
             for name, c in self.checks.items()
-        )
+        ]
+        items = "".join(f"<li>{html.escape(line)}</li>" for line in [*said, *self.notes])
         table = self.table().to_html(float_format=lambda v: f"{v:.3f}", na_rep="")
-        return f"<p><b>{self.verdict}</b></p>{table}<ul>{checks}</ul>"
+        return f"<p><b>{html.escape(self.verdict)}</b></p>{table}<ul>{items}</ul>"
 
     def plot(self):
         """The ladder: accuracy as one attack after another is added, as a matplotlib figure."""
@@ -167,13 +173,11 @@ class Audit:
 
         Raises: FileExistsError: it never replaces another. OSError.
         """
-        path = Path(path).with_suffix(".json")
-        digest = None
+        path, images = _files(path)
+        buffer = io.BytesIO()
         if self.adversarial is not None:
-            buffer = io.BytesIO()
             np.savez_compressed(buffer, adversarial=self.adversarial)
-            digest = hashlib.sha256(buffer.getvalue()).hexdigest()
-            storage.create_bytes(path.with_suffix(".npz"), buffer.getvalue())
+        packed = buffer.getvalue()
         content = {
             "schema": records.SCHEMA,
             "eps": self.eps,
@@ -188,24 +192,33 @@ class Audit:
             },
             "checks": {n: vars(c) for n, c in self.checks.items()},
             "rounded": records.encoded(self.rounded, "bool"),
-            "arrays_sha256": digest,
+            "arrays_sha256": hashlib.sha256(packed).hexdigest() if packed else None,
             **{n: getattr(self, n) for n in ("flags", "reasons", "skipped", "notes")},
         }
         content["digest"] = hashlib.sha256(records.canonical(content)).hexdigest()
-        storage.create_bytes(path, f"{json.dumps(content, indent=1)}\n".encode())
+        if packed:  # first, so that what can be read is whole
+            storage.create_bytes(images, packed)
+        try:
+            storage.create_bytes(path, f"{json.dumps(content, indent=1)}\n".encode())
+        except BaseException:
+            if packed:
+                images.unlink()
+            raise
 
     @classmethod
     def load(cls, path: str | Path) -> Audit:
         """What `save` wrote. Raises: FileNotFoundError. Damaged."""
-        path = Path(path).with_suffix(".json")
+        path, images = _files(path)
         try:
             content = json.loads(storage.read_bytes(path))
             digest = content.pop("digest")
+            if content["schema"] != records.SCHEMA:
+                raise ValueError(f"this version reads schema {records.SCHEMA}")
             if digest != hashlib.sha256(records.canonical(content)).hexdigest():
                 raise ValueError("it differs from its digest")
             adversarial = None
             if content["arrays_sha256"] is not None:
-                stored = storage.read_bytes(path.with_suffix(".npz"))
+                stored = images.read_bytes()
                 if hashlib.sha256(stored).hexdigest() != content["arrays_sha256"]:
                     raise ValueError("its images have another sha256")
                 adversarial = np.load(io.BytesIO(stored), allow_pickle=False)["adversarial"]
@@ -222,6 +235,17 @@ class Audit:
             raise
         except (ValueError, TypeError, KeyError, AttributeError, OSError, RecursionError) as error:
             raise storage.Damaged(f"{path} is no audit: {error}; restore or remove it") from None
+
+
+def _files(path: str | Path) -> tuple[Path, Path]:
+    """NAME.json and NAME.npz, for a name with .json or without."""
+    name = str(path).removesuffix(".json")
+    return Path(f"{name}.json"), Path(f"{name}.npz")
+
+
+def _cell(text: str) -> str:
+    """Text in a cell of a Markdown table."""
+    return text.replace("|", "\\|")
 
 
 def _found(stored: Mapping) -> Found:

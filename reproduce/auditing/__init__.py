@@ -4,7 +4,8 @@ result = audit(model, images, labels, eps=8 / 255)
 result.verdict, result.robust, result.table()
 """
 
-from reproduce.audit.result import Audit
-from reproduce.audit.run import SUITES, audit
+from reproduce.auditing.result import Audit, Check, Found
+from reproduce.auditing.run import audit
+from reproduce.auditing.suites import SUITES
 
-__all__ = ["SUITES", "Audit", "audit"]
+__all__ = ["SUITES", "Audit", "Check", "Found", "audit"]

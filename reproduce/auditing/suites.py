@@ -1,0 +1,170 @@
+"""The attacks of an audit, and what they are run on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torchattacks
+from torch import Tensor, nn
+
+from reproduce.attacks import (
+    FGSM,
+    KINDS,
+    PGD,
+    AdaptivePGD,
+    AutoAttack,
+    HopSkipJump,
+    Noise,
+    Square,
+    perturb,
+    seeded,
+)
+from reproduce.attacks.base import under_attack
+from reproduce.attacks.black_box import quiet_foolbox
+from reproduce.auditing.inputs import answers
+from reproduce.evaluation import batch_seed
+
+SUITES = ("quick", "standard")
+Run = Callable[[Tensor, Tensor, int], Tensor]  # (images, labels, seed) -> adversarial images
+
+
+def named_attacks(suite: str | Sequence | Mapping, eps: float, classes: int) -> dict[str, object]:
+    """{name: attack} of a suite. Raises: TypeError, ValueError: no suite, or an empty one."""
+    if isinstance(suite, str):
+        if suite not in SUITES:
+            raise ValueError(f"suite is {suite!r}; choose {' or '.join(SUITES)}, or give attacks")
+        return _standard(255 * eps, classes) if suite == "standard" else _quick(255 * eps)
+    if not isinstance(suite, Sequence | Mapping):
+        raise TypeError(f"suite is a {type(suite).__name__}; give a list of attacks")
+    if not suite:
+        raise ValueError("suite is empty; give attacks, or 'quick' or 'standard'")
+    if isinstance(suite, Mapping):
+        return {str(name): attack for name, attack in suite.items()}
+    names: dict[str, object] = {}
+    for attack in suite:
+        name = kind = getattr(attack, "__name__", type(attack).__name__)
+        number = 1
+        while name in names:
+            number += 1
+            name = f"{kind} {number}"
+        names[name] = attack
+    return names
+
+
+def _quick(e: float, steps: int = 20) -> dict[str, object]:
+    strong = AdaptivePGD(eps_255=e, step_255=e / 4, steps=steps)
+    return {
+        "FGSM": FGSM(e),
+        "PGD": PGD(e, e / 4, steps),
+        "PGD, margin": replace(strong, loss="margin"),
+        "PGD, scaled logits": replace(strong, scaled=True),
+        "noise": Noise(eps_255=e, draws=100),
+        "Square": Square(eps_255=e, queries=1_000),
+    }
+
+
+def _standard(e: float, classes: int) -> dict[str, object]:
+    attacks = _quick(e, steps=100)
+    restarts = replace(attacks["PGD, margin"], restarts=5)
+    attacks |= {
+        "noise": Noise(eps_255=e, draws=1_000),
+        "PGD, margin, 5 restarts": restarts,
+        "Square": Square(eps_255=e, queries=5_000),
+        "HopSkipJump": HopSkipJump(eps_255=e, steps=20),
+    }
+    if classes >= 4:  # two of its members aim at every other class, by a loss of four logits
+        attacks["AutoAttack"] = AutoAttack(eps_255=e, classes=classes)
+    return attacks
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Target:
+    """A model under audit, and its images: those that it judges rightly.
+
+    seen: the network that gradients are taken of. source: one to transfer from, or None. images:
+    (n, C, H, W). labels: (n,).
+    """
+
+    model: nn.Module
+    seen: nn.Module
+    source: nn.Module | None
+    images: Tensor
+    labels: Tensor
+    eps: float
+    batch_size: int
+    seed: int
+
+    def right(self, images: Tensor) -> np.ndarray:
+        """(n,) bool: which of them the model itself judges rightly."""
+        said = answers(self.model, images, self.labels, self.batch_size)
+        return (said == self.labels[: len(images)]).cpu().numpy()
+
+    def transfer(self) -> tuple[str, Run]:
+        """PGD on the other network."""
+        e, source = 255 * self.eps, self.source
+        return "transfer", lambda x, y, s: perturb(source, PGD(e, e / 10, 100), x, y, s)
+
+    def ready(self, name: str, attack: object, eps: float) -> tuple[str, Run]:
+        """(family, what makes the images). Raises: TypeError, ValueError: not for this ball."""
+        if isinstance(attack, KINDS):
+            if not hasattr(attack, "eps_255"):
+                raise TypeError(f"{name} looks for the smallest perturbation and has no eps")
+            if attack.eps_255 > 255 * eps + 1e-3:
+                raise ValueError(f"{name} has eps_255 {attack.eps_255:g}; it is {255 * eps:g} here")
+            # Attacks that see no gradient work on the model itself, the others on its stand-in.
+            blind = attack.family in ("score", "decision", "noise")
+            model = self.model if blind else self.seen
+            return attack.family, lambda x, y, s: perturb(model, attack, x, y, s)
+        if isinstance(attack, type) or not callable(attack):
+            what = f"the class {attack.__name__}" if isinstance(attack, type) else repr(attack)
+            raise TypeError(f"{name} is {what}; give attacks of reproduce, torchattacks or foolbox")
+        if any(kind.__module__.startswith("foolbox.") for kind in type(attack).__mro__):
+            return "given", self._foolbox(attack, eps)
+        return "given", self._given(attack)
+
+    def _given(self, attack: Callable) -> Run:
+        """Of torchattacks, built on a network of the caller's, or a function."""
+        model = attack.model if isinstance(attack, torchattacks.attack.Attack) else self.seen
+
+        def run(x: Tensor, y: Tensor, s: int) -> Tensor:
+            with under_attack(model, x, y), seeded(s, x.device):
+                return attack(x, y)
+
+        return run
+
+    def _foolbox(self, attack: Callable, eps: float) -> Run:
+        def run(x: Tensor, y: Tensor, s: int) -> Tensor:
+            with quiet_foolbox() as foolbox, under_attack(self.seen, x, y), seeded(s, x.device):
+                target = foolbox.PyTorchModel(self.seen, bounds=(0, 1), device=x.device)
+                return attack(target, x, y, epsilons=[eps])[1][0]
+
+        return run
+
+    def attacked(self, name: str, run: Run, eps: float) -> tuple[Tensor, float]:
+        """(adversarial images, seconds). Raises: ValueError: it left the ball, or [0, 1]."""
+        started = time.perf_counter()
+        made = torch.cat([self._sound(name, run(x, y, s), x, eps) for x, y, s in self._batches()])
+        return made, time.perf_counter() - started
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor, int]]:
+        parts = self.images.split(self.batch_size), self.labels.split(self.batch_size)
+        for number, (x, y) in enumerate(zip(*parts, strict=True)):
+            yield x, y, batch_seed(self.seed, number)
+
+    def _sound(self, name: str, made: Tensor, clean: Tensor, eps: float) -> Tensor:
+        if not isinstance(made, Tensor) or made.shape != clean.shape or made.dtype != clean.dtype:
+            shape = f"float32 of shape {tuple(clean.shape)}"
+            got = f"{made.dtype} of shape {tuple(made.shape)}" if isinstance(made, Tensor) else made
+            raise ValueError(f"{name} made {got}; it must be {shape}")
+        made = made.detach().to(clean.device)
+        far, low, high = (made - clean).abs().max().item(), made.min().item(), made.max().item()
+        if not (far <= eps + 1e-5 and low >= 0 and high <= 1):  # nor NaN
+            raise ValueError(
+                f"{name} went {255 * far:.4g}/255 from the images, to values in "
+                f"[{low:g}, {high:g}]; allowed are {255 * eps:.4g}/255 and [0, 1]"
+            )
+        return made
