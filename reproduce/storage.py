@@ -56,10 +56,10 @@ def _put(path: Path, content: bytes, place: Callable[[str, Path], None]) -> None
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
-    except FileExistsError if path.exists() else () as error:
-        message = f"{path} exists; records are append-only, move it away first"
-        raise FileExistsError(error.errno, message) from None
     except OSError as error:
+        if isinstance(error, FileExistsError) and path.exists():
+            message = f"{path} exists; records are append-only, move it away first"
+            raise FileExistsError(error.errno, message) from None
         reason = error.strerror or str(error)
         message = f"cannot write {path}: {reason}; free space or choose another folder"
         raise OSError(error.errno, message) from None

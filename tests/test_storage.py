@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reproduce import data, results, storage
+from reproduce import data, records, storage
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
@@ -256,6 +256,6 @@ def test_the_cache_follows_the_environment(monkeypatch, tmp_path):
 
 def test_folders_may_be_named_from_home(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name, folder in (("CACHE", storage.cache), ("RESULTS", results.root), ("DATA", data.root)):
+    for name, folder in (("CACHE", storage.cache), ("RESULTS", records.root), ("DATA", data.root)):
         monkeypatch.setenv(f"REPRODUCE_{name}", "~/here")
         assert folder() == tmp_path / "here"
