@@ -38,17 +38,27 @@ class State:
             if self.path.exists():
                 self._restore()
 
-    def add(self, name: str, made: Tensor, family: str, seconds: float) -> None:
-        """Judge what an attack made, and keep the images that are the first to fall."""
+    def add(
+        self, name: str, made: Tensor, tried: np.ndarray, *, family: str, seconds: float
+    ) -> None:
+        """Judge what an attack made, and keep the images that are the first to fall.
+
+        Args: made: (n, C, H, W), for the images that were right. tried: (n,) bool, which of them
+              it was tried on; the others have fallen before.
+        """
         right = self.found.right
         hit = self.target.right(made)
         fell = torch.from_numpy(self.found.survives[right] & ~hit).to(made.device)
         self.best[fell] = made[fell]
-        bits = np.zeros_like(right)
-        bits[right] = hit
-        self.found.attacks[name] = Found(family=family, bits=bits, seconds=seconds)
+        bits = {"bits": np.zeros_like(right), "tried": np.zeros_like(right)}
+        bits["bits"][right], bits["tried"][right] = hit & tried, tried
+        self.found.attacks[name] = Found(family=family, **bits, seconds=seconds)
         if self.path is not None:
-            kept = {f"bits/{n}": torch.from_numpy(f.bits) for n, f in self.found.attacks.items()}
+            kept = {
+                f"{part}/{n}": torch.from_numpy(getattr(f, part))
+                for n, f in self.found.attacks.items()
+                for part in ("bits", "tried")
+            }
             about = {n: [f.family, f.seconds] for n, f in self.found.attacks.items()}
             meta = {"token": self.token, "attacks": about}
             storage.save_tensors(self.path, kept | {"best": self.best}, meta)
@@ -58,8 +68,8 @@ class State:
         if meta.get("token") != self.token:
             raise storage.Damaged(f"{self.path} is of another audit; delete it to start afresh")
         for name, (family, seconds) in meta["attacks"].items():
-            bits = tensors[f"bits/{name}"].numpy()
-            self.found.attacks[name] = Found(family=family, bits=bits, seconds=seconds)
+            bits = {part: tensors[f"{part}/{name}"].numpy() for part in ("bits", "tried")}
+            self.found.attacks[name] = Found(family=family, **bits, seconds=seconds)
         self.best = tensors["best"].to(self.best.device)
 
     def finish(self, images: Tensor, labels: Tensor) -> None:

@@ -21,10 +21,12 @@ BROKEN, STANDS, NO_VERDICT = "broken", "not broken by these attacks", "no verdic
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Found:
     """One attack. family: gradient, score, decision, noise, ensemble, transfer or given. bits: (N,)
-    bool, which images are judged rightly as they are and under it. seconds: it took."""
+    bool, which images are judged rightly as they are and under it; False where it was not tried, as
+    another had broken the image. tried: (N,) bool. seconds: it took."""
 
     family: str
     bits: np.ndarray
+    tried: np.ndarray
     seconds: float
 
 
@@ -98,21 +100,26 @@ class Audit:
         return f"{NO_VERDICT}: {'; '.join(why)}" if why else STANDS
 
     def table(self):
-        """A DataFrame with a row an attack: family, robust, low, high (shares), alone (images that
-        only this attack breaks), seconds; last the worst case."""
+        """A DataFrame with a row an attack, last the worst case.
+
+        family; tried: on how many images, namely all that were right, or those of them that the
+        attacks before it left; robust, low, high: the share left by it (and by those before it,
+        where it was tried on what they left); alone: images that no other attack breaks; seconds.
+        """
         import pandas as pd
 
         none = float("nan")
-        rows = {"no attack": ("clean", *self.clean, none, none)}
+        rows = {"no attack": ("clean", none, *self.clean, none, none)}
         for name, found in self.attacks.items():
-            others = [f.bits for n, f in self.attacks.items() if n != name]
+            others = [f.bits | ~f.tried for n, f in self.attacks.items() if n != name]
             spared = np.all([self.right, *others], axis=0)
-            alone = int((spared & ~found.bits).sum())
-            rows[name] = (found.family, *_share(found.bits), alone, found.seconds)
+            alone = int((spared & found.tried & ~found.bits).sum())
+            tried = int(found.tried.sum())
+            rows[name] = (found.family, tried, *_share(found.bits), alone, found.seconds)
         if self.robust is not None:
             seconds = sum(f.seconds for f in self.attacks.values())
-            rows["all attacks"] = ("", *self.robust, none, seconds)
-        columns = ["family", "robust", "low", "high", "alone", "seconds"]
+            rows["all attacks"] = ("", none, *self.robust, none, seconds)
+        columns = ["family", "tried", "robust", "low", "high", "alone", "seconds"]
         return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
     def to_markdown(self) -> str:
@@ -122,15 +129,13 @@ class Audit:
             "",
         ]
         lines += [
-            "| attack | family | accuracy | 95 % interval | alone |",
-            "| --- | --- | ---: | --- | ---: |",
+            "| attack | family | tried | accuracy | 95 % interval | alone |",
+            "| --- | --- | ---: | ---: | --- | ---: |",
         ]
         for name, r in self.table().iterrows():
-            alone = f"{r['alone']:.0f}" if r["alone"] == r["alone"] else ""  # NaN: none
-            span = f"{100 * r['low']:.1f}–{100 * r['high']:.1f}"
-            lines.append(
-                f"| {_cell(name)} | {r['family']} | {100 * r['robust']:.1f} | {span} | {alone} |"
-            )
+            alone, tried = (f"{v:.0f}" if v == v else "" for v in (r["alone"], r["tried"]))
+            span = f"{tried} | {100 * r['robust']:.1f} | {100 * r['low']:.1f}–{100 * r['high']:.1f}"
+            lines.append(f"| {_cell(name)} | {r['family']} | {span} | {alone} |")
         if self.checks:
             lines += ["", "| check | passed | measured |", "| --- | --- | --- |"]
         for name, check in self.checks.items():
@@ -187,6 +192,7 @@ class Audit:
                     "family": f.family,
                     "seconds": f.seconds,
                     "bits": records.encoded(f.bits, "bool"),
+                    "tried": records.encoded(f.tried, "bool"),
                 }
                 for n, f in self.attacks.items()
             },
@@ -249,8 +255,8 @@ def _cell(text: str) -> str:
 
 
 def _found(stored: Mapping) -> Found:
-    bits = records.decoded(stored["bits"], "bool")
-    return Found(family=stored["family"], bits=bits, seconds=stored["seconds"])
+    bits, tried = (records.decoded(stored[n], "bool") for n in ("bits", "tried"))
+    return Found(family=stored["family"], bits=bits, tried=tried, seconds=stored["seconds"])
 
 
 def _share(bits: np.ndarray) -> tuple[float, float, float]:

@@ -72,7 +72,7 @@ def _planted(target: Target, head: str | None, main: AdaptivePGD) -> tuple[str, 
     hard = hit["valid"] & ~hit["random"]
     count, reached = int(hard.sum()), int(hit["main"][hard].sum())
     if count:
-        return f"{reached} of {count} found", reached >= 0.95 * count
+        return f"{reached} of {count} found", reached > 0 and count - reached <= 1
     if _constant(target):
         return (
             "the outputs are the same everywhere that was tried within eps: no attack could learn "

@@ -75,9 +75,7 @@ def with_stand_ins(
                 f"{where or f'its layers are of {known}'}"
             )
         for name in names:
-            layer = model.get_submodule(name)
-            if type(layer) is not kind:
-                continue  # of a block with two names: replaced under the other
+            layer = model.get_submodule(name)  # a stand-in by now, if its block has two names
             if not name:
                 model = _StandIn(model, stand_in)
                 continue

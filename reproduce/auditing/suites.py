@@ -144,14 +144,25 @@ class Target:
 
         return run
 
-    def attacked(self, name: str, run: Run, eps: float) -> tuple[Tensor, float]:
-        """(adversarial images, seconds). Raises: ValueError: it left the ball, or [0, 1]."""
+    def attacked(
+        self, name: str, run: Run, eps: float, tried: np.ndarray | None = None
+    ) -> tuple[Tensor, float]:
+        """(adversarial images, seconds).
+
+        Args:   tried: (n,) bool, which images to attack; the others come back as they are.
+        Raises: ValueError: it left the ball, or [0, 1].
+        """
         started = time.perf_counter()
-        made = torch.cat([self._sound(name, run(x, y, s), x, eps) for x, y, s in self._batches()])
+        some = np.ones(len(self.images), bool) if tried is None else tried
+        rows = torch.from_numpy(some).to(self.images.device)
+        made = self.images.clone()
+        if some.any():
+            parts = self._batches(rows)
+            made[rows] = torch.cat([self._sound(name, run(x, y, s), x, eps) for x, y, s in parts])
         return made, time.perf_counter() - started
 
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor, int]]:
-        parts = self.images.split(self.batch_size), self.labels.split(self.batch_size)
+    def _batches(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor, int]]:
+        parts = (t[rows].split(self.batch_size) for t in (self.images, self.labels))
         for number, (x, y) in enumerate(zip(*parts, strict=True)):
             yield x, y, batch_seed(self.seed, number)
 
