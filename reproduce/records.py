@@ -44,9 +44,10 @@ class Unit(Protocol):
 
 
 def root() -> Path:
-    """$REPRODUCE_RESULTS, else results/ beside the package."""
-    default = Path(__file__).resolve().parent.parent / "results"
-    return Path(os.environ.get("REPRODUCE_RESULTS") or default).expanduser()
+    """$REPRODUCE_RESULTS, else results/ of the checkout; of an installed package, where one works."""
+    above = Path(__file__).resolve().parent.parent
+    home = above if (above / "pyproject.toml").is_file() else Path.cwd()
+    return Path(os.environ.get("REPRODUCE_RESULTS") or home / "results").expanduser()
 
 
 def configuration(unit) -> dict:

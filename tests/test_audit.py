@@ -855,6 +855,13 @@ def test_audit_is_a_function_of_the_package_and_torch_is_not_imported_before():
         _ = reproduce.audits
 
 
+def test_an_installed_package_writes_where_one_works(monkeypatch, tmp_path):
+    monkeypatch.delenv("REPRODUCE_RESULTS", raising=False)
+    monkeypatch.setattr(records, "__file__", str(tmp_path / "site-packages/reproduce/records.py"))
+    monkeypatch.chdir(tmp_path)
+    assert records.root() == tmp_path / "results"
+
+
 def test_what_the_package_asks_for_is_in_the_list_of_everything():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     text = (ROOT / "requirements.txt").read_text()
