@@ -44,7 +44,7 @@ class Unit(Protocol):
 
 
 def root() -> Path:
-    """$REPRODUCE_RESULTS, else results/ of the checkout; of an installed package, where one works."""
+    """$REPRODUCE_RESULTS, else results/ of the checkout, or of where one works without one."""
     above = Path(__file__).resolve().parent.parent
     home = above if (above / "pyproject.toml").is_file() else Path.cwd()
     return Path(os.environ.get("REPRODUCE_RESULTS") or home / "results").expanduser()
@@ -305,15 +305,19 @@ def _read_arrays(file: Path, sha256: str | None) -> dict[str, np.ndarray]:
         raise ValueError(f"{file.name} is no archive of arrays") from None
 
 
-def find(unit: Unit) -> Record | None:
-    """The record of a unit, or None. Raises Damaged."""
+def path(unit: Unit) -> Path:
+    """Where the record of a unit stands, under whatever name, or would stand."""
     folder = root() / unit.folder
     if unit.name == "network":
-        file = folder / "network.json"
-        return read(file) if file.exists() else None
-    for file in sorted(folder.glob(f"*-{unit.key}.json")):
-        return read(file)
-    return None
+        return folder / "network.json"
+    there = sorted(folder.glob(f"*-{unit.key}.json"))
+    return there[0] if there else folder / f"{slug(unit.name)}-{unit.key}.json"
+
+
+def find(unit: Unit) -> Record | None:
+    """The record of a unit, or None. Raises Damaged."""
+    file = path(unit)
+    return read(file) if file.exists() else None
 
 
 def found(units: dict) -> dict:
