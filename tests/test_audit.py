@@ -227,7 +227,7 @@ def test_a_binarised_network_with_its_own_gradient_is_broken_as_it_is(networks, 
     assert result.clean[0] > 0.8 and result.verdict == "broken"
 
 
-@pytest.mark.parametrize("eps", [0.06, EPS])
+@pytest.mark.parametrize("eps", [0.04, EPS])
 def test_of_a_plain_network_as_much_is_left_as_autoattack_leaves(relu, images, eps):
     whole = auditing.suites.named_attacks("standard", eps, classes=10)
     follow = {name: attack for name, attack in whole.items() if attack.family == "gradient"}
@@ -239,8 +239,8 @@ def test_of_a_plain_network_as_much_is_left_as_autoattack_leaves(relu, images, e
     assert all(c.passed for c in result.checks.values()), result.verdict
     if eps == EPS:
         assert result.verdict == "broken"
-    else:  # about half are left: a number that could differ
-        assert 20 < left < 90 and result.verdict != "broken"
+    else:  # some are left: a number that could differ
+        assert 20 < left < 90 and result.verdict == "not broken by these attacks"
 
 
 def test_a_filter_is_not_called_broken_inside_its_radius_nor_vouched_for(relu, images):
@@ -319,6 +319,7 @@ def test_a_model_that_goes_around_its_flat_layer_is_not_suspected(relu, images):
 
     every, reached = flat_layers(Around().eval(), *images)
     assert every == ["levels (Levels)"] and reached == []
+    assert audit(Around().eval(), *images, **HARMLESS).reasons == []
 
 
 def test_a_weak_suite_does_not_pass_for_a_robust_model(relu, images):
@@ -478,6 +479,12 @@ BAD = {
         "surrogates and differentiable are both given",
     ),
     "no copy": ({"differentiable": "soft"}, TypeError, "differentiable is 'soft'"),
+    "other classes": (
+        {"differentiable": network(nn.ReLU(), classes=3).eval()},
+        ValueError,
+        "the model knows 0..2",
+    ),
+    "double": ({"source": network(nn.ReLU()).double().eval()}, TypeError, "torch.float64"),
     "source trains": ({"source": nn.Identity()}, ValueError, "source: Identity is in training"),
 }
 
@@ -655,6 +662,7 @@ def test_interrupted_and_resumed_is_as_if_nothing_had_been(
         {"eps": 0.1999},
         {"surrogates": {nn.ReLU: "tanh"}},
         {"surrogates": {nn.ReLU: torch.relu}},
+        {"suite": {"FGSM": lambda x, y: x}},
         {"differentiable": network(nn.ReLU()).eval()},
         {"source": network(nn.ReLU()).eval()},
     ],
@@ -665,6 +673,18 @@ def test_a_checkpoint_of_another_audit_is_not_taken(relu, images, tmp_path, chan
     audit(relu, *images, **options)
     with pytest.raises(storage.Damaged, match="is of another audit"):
         audit(relu, *images, **options | change)
+
+
+def test_functions_of_one_name_are_told_apart_and_the_same_one_is_known(relu, images, tmp_path):
+    options = {"eps": EPS, "progress": False, "checkpoint": tmp_path / "a"}
+
+    def made(shift):
+        return {"mine": eval(f"lambda x, y: (x + {shift}).clamp(0, 1)")}
+
+    first = audit(relu, *images, **options, suite=made(0.125))
+    assert audit(relu, *images, **options, suite=made(0.125)).checks == first.checks
+    with pytest.raises(storage.Damaged, match="is of another audit"):
+        audit(relu, *images, **options, suite=made(0.0625))
 
 
 def test_a_file_that_is_no_checkpoint_is_refused_before_any_attack(
@@ -780,6 +800,16 @@ def test_queries_of_a_suite_are_run_on_what_gradients_left_and_the_table_says_so
     assert list(table["alone"].iloc[1:3]) == [1, 0]
 
 
+def test_what_rounding_alone_sets_right_was_never_right():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(1, 2)).eval()
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([[0.0], [1.0]]))
+        model[1].bias.copy_(torch.tensor([0.5018, 0.0]))  # below 128 / 255
+    x, y = torch.tensor([0.9, 0.5017]).view(2, 1, 1, 1), torch.tensor([1, 1])
+    result = audit(model, x, y, **HARMLESS)
+    assert list(result.right) == list(result.rounded) == [True, False]
+
+
 def test_markdown_and_html_show_verdict_attacks_and_checks(result):
     text, page = result.to_markdown(), result._repr_html_()
     for part in (result.verdict, *result.checks, *result.notes):
@@ -810,9 +840,17 @@ def test_the_model_is_left_as_it_was(relu, images):
         p.grad = torch.ones_like(p)
     before = copy.deepcopy(model.state_dict())
     state = torch.random.get_rng_state()
-    suite = [torchattacks.PGD(model, eps=EPS, steps=2), foolbox.attacks.LinfPGD(steps=2)]
+
+    def careless(x, y):
+        x = x.clone().requires_grad_()
+        F.cross_entropy(model(x), y).backward()
+        return x.detach()
+
+    suite = [torchattacks.PGD(model, eps=EPS, steps=2), foolbox.attacks.LinfPGD(steps=2), careless]
     with torch.inference_mode():  # the caller's
-        audit(model, *images, **QUICK | {"suite": [FGSM(2), *suite]}, source=model)
+        x, y = (t.clone() for t in images)
+        result = audit(model, x, y, **QUICK | {"suite": [FGSM(2), *suite]}, source=model)
+    assert len(result.attacks) == 5 and len(audit(model, x, y, **SWIFT).attacks) == 1
     assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
     assert all((p.grad == 1).all() for p in model.parameters())
     assert [p.requires_grad for p in model.parameters()] == [False, True, True, True]
@@ -844,6 +882,11 @@ def test_the_head_is_the_linear_layer_that_is_asked_last(images):
     assert find(nn.Conv2d(1, 1, 3), None, images[0][:1]) is None
     before = auditing.stand_ins.BeforeHead(model, "last")(images[0])
     assert torch.equal(before, model.first(images[0].flatten(1)).relu())
+
+
+def test_a_copy_may_call_its_last_layer_by_another_name(relu, images):
+    result = audit(relu, *images, **SWIFT, differentiable=nn.Sequential(relu).eval())
+    assert result.checks == audit(relu, *images, **SWIFT).checks
 
 
 # --- The library ----------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,8 +14,6 @@ from reproduce import storage
 from reproduce.auditing.inputs import answers
 from reproduce.auditing.result import Audit, Found
 from reproduce.auditing.suites import Target
-
-ADDRESS = r" at 0x[0-9a-f]+"
 
 
 class State:
@@ -97,12 +94,12 @@ def _token(target: Target, asked: list) -> str:
 
 
 def _stable(value: object) -> str:
-    """A value's text, the same in every process."""
+    """A value's text, the same in every process where the value tells what it is."""
     if isinstance(value, Mapping):
         return "; ".join(f"{_stable(name)}: {_stable(v)}" for name, v in value.items())
     if hasattr(value, "__code__"):  # two functions may have one name
-        code = f"{value.__code__.co_code.hex()} {value.__code__.co_consts}"
-        return f"{value.__qualname__} {re.sub(ADDRESS, '', code)}"
+        code = value.__code__
+        return f"{value.__qualname__} {code.co_code.hex()} {code.co_consts}"
     if hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}"
-    return re.sub(ADDRESS, "", repr(value))
+    return repr(value)
