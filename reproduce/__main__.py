@@ -75,7 +75,10 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--suite", choices=("network", *registry.SUITES), help="only this of each network"
         )
-        command.add_argument("--key", help="only the network or measurement of this key")
+        command.add_argument(
+            "--key",
+            help="only the network or measurement of this key; with --suite, this of that network",
+        )
         if name != "run":
             command.add_argument("--json", action="store_true", help="one object a line")
     command.add_argument(
@@ -130,7 +133,8 @@ def chosen(args: argparse.Namespace) -> list[Entry]:
     found = [
         e
         for e in entries(networks)
-        if args.suite in (None, e.suite) and args.key in (None, e.unit.key)
+        if args.suite in (None, e.suite)
+        and args.key in (None, e.unit.key, e.network.key if args.suite else None)
     ]
     if not found:
         filters = ("paper", "scale", "seed", "dataset", "cell", "suite", "key")
@@ -148,12 +152,12 @@ def show_list(args: argparse.Namespace) -> int:
     for e in chosen(args):
         if args.json:
             needs = [n.key for n in e.unit.needs()]
-            files = (
-                [str(f) for f in runner.weights_files(e.network)] if e.suite == "network" else []
-            )
+            trains = e.suite == "network"
+            files = [str(f) for f in runner.weights_files(e.network)] if trains else []
             found = {"key": e.unit.key, "folder": e.unit.folder, "name": e.unit.name}
-            found |= {"suite": e.suite, "dataset": e.network.dataset, "needs": needs}
-            print(json.dumps(found | {"multiply_adds": e.cost, "weights": files}))
+            found |= {"suite": e.suite, "network": e.network.key, "dataset": e.network.dataset}
+            found |= {"needs": needs, "path": str(records.path(e.unit)), "weights": files}
+            print(json.dumps(found | {"multiply_adds": e.cost}))
         else:
             _line(e.unit.folder, e.unit.name, e.unit.key)
     return 0

@@ -235,6 +235,24 @@ def test_a_key_names_one_unit(capsys, few):
         assert (only["key"], only["folder"]) == (unit.key, unit.folder)
 
 
+def test_a_network_s_key_with_a_suite_names_that_suite_of_that_network(capsys, few):
+    found = listed(capsys, "--key", TINY[1].key, "--suite", "table")
+    assert {f["key"] for f in found} == {m.key for m in suite(TINY[1]).values()}
+    assert {(f["network"], f["suite"]) for f in found} == {(TINY[1].key, "table")}
+    (training,) = listed(capsys, "--key", TINY[1].key, "--suite", "network")
+    assert training["key"] == TINY[1].key
+
+
+def test_the_listed_path_is_where_the_record_comes_to_stand_under_whatever_name(capsys, few):
+    assert cli.main(["run", "--cell", "relu", "--suite", "table"]) == 0
+    capsys.readouterr()
+    found = listed(capsys, "--cell", "relu")
+    assert all(Path(f["path"]).exists() for f in found) and len(found) == 3
+    moved = Path(next(f["path"] for f in found if f["name"] == "pgd"))
+    other = moved.rename(moved.with_name(moved.name.replace("pgd", "by-another-name")))
+    assert str(other) in {f["path"] for f in listed(capsys, "--cell", "relu")}
+
+
 def test_the_reader_of_a_list_may_stop_reading():
     with command("list") as process:
         process.stdout.readline()
