@@ -284,6 +284,7 @@ def test_a_model_that_draws_lots_is_not_called_broken_for_its_bad_luck():
     x, y = torch.full((100, 1, 2, 2), 0.5), torch.zeros(100, dtype=torch.int64)
     result = audit(model, x, y, **SWIFT | {"eps": 1 / 255, "suite": suite})
     assert result.robust[0] < 0.1 < result.clean[0] and result.verdict.startswith("no verdict")
+    assert not result.checks["eps = 0 changes nothing"].passed
 
 
 def test_large_logits_hide_no_gradient(relu, images):
@@ -696,6 +697,14 @@ def test_a_file_that_is_no_checkpoint_is_refused_before_any_attack(
         audit(relu, *images, **SWIFT, checkpoint=path)
 
 
+def test_a_checkpoint_that_cannot_be_written_is_refused_before_any_attack(
+    relu, images, tmp_path, no_attack
+):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="cannot write to"):
+        audit(relu, *images, **SWIFT, checkpoint=tmp_path / "file" / "checkpoint")
+
+
 @pytest.fixture(scope="module")
 def result(networks, digits):
     names = {"FGSM <one step>": FGSM(255 * EPS), "a | b": Noise(eps_255=50, draws=2)}
@@ -777,6 +786,10 @@ def test_the_adversarial_images_are_those_that_break(result, relu, images):
         left = (relu(made).argmax(1) == y).numpy()
     assert (left == result.survives).all() and (made - x).abs().max() <= EPS + 1e-5
     assert (made == x).flatten(1).all(1).numpy()[result.survives | ~result.right].all()
+    first = audit(relu, x, y, **SWIFT)  # that attack alone
+    fell = result.right & ~first.survives
+    assert (~list(result.attacks.values())[1].bits & fell).any()
+    assert (result.adversarial[fell] == first.adversarial[fell]).all()
     with torch.no_grad():
         rounded = (relu((made * 255).round() / 255).argmax(1) == y).numpy()
     assert (rounded == result.rounded).all()
