@@ -214,7 +214,7 @@ def table(base: OriginalNetwork) -> dict[str, Measurement]:
 
     Names: "clean/KIND" and "pgd/KIND" as released; "exact/KIND", dithered images on exact levels;
     "pgd-1bit/KIND", re-quantised to one bit whatever the kind (Table II's 1-bit row on images that
-    are not dithered, its 8-bit row on dithered ones).
+    are not dithered, its 8-bit row on dithered ones), and "clean-1bit/KIND", without an attack.
     """
     options = {"network": base, "batch": BATCH, "seed": 0}
     attacked = {"attack": ATTACK, "images": None if base.bits in HEADLINE else OTHERS}
@@ -227,10 +227,13 @@ def table(base: OriginalNetwork) -> dict[str, Measurement]:
         if dithered and bits in (3, 5, 6, 7):
             view = Filtered(noise="after", sees="network", **what)
             suite[f"exact/{kind}"] = Evaluation(name=f"exact/{kind}", view=view, **options)
-        if (base.bits, dithered) in ((1, False), (8, True)) and not base.dithered and bits > 1:
+        if (base.bits, dithered) in ((1, False), (8, True)) and not base.dithered:
             view = Released(requantised=1, **what)
-            name = f"pgd-1bit/{kind}"
-            suite[name] = Evaluation(name=name, view=view, **attacked, **options)
+            name = f"clean-1bit/{kind}"
+            suite[name] = Evaluation(name=name, view=view, **options)
+            if bits > 1:
+                name = f"pgd-1bit/{kind}"
+                suite[name] = Evaluation(name=name, view=view, **attacked, **options)
     suite["files"] = AuthorsFiles(name="files", **options)
     return suite
 

@@ -1,0 +1,78 @@
+"""The authors' own networks: Table I to the image, and the cells of Table II that follow one bit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from reproduce.papers.double import KINDS, kind_name
+from reproduce.report.double import Kind, published_table, trained_on, words
+from reproduce.report.results import Results
+
+GRID = 128  # grey levels: where one bit parts dark from light
+
+
+def agreement(results: Sequence[Results]) -> pd.DataFrame:
+    """How many of the 10,000 test images each network judges rightly, in each clean cell that was
+    run and in the authors' result files.
+
+    Returns: trained, tested (kinds in words), stored (dithered images as they are stored), exact
+             (on exact levels; NaN where these are the same, or it was not run), file, printed (%).
+    """
+    printed, rows = published_table("I"), []
+    for one in results:
+        suite = one.suite("table")
+        for kind in KINDS:
+            name = kind_name(*kind)
+            if f"clean/{name}" in suite and "files" in suite:
+                exact = suite.get(f"exact/{name}")
+                rows.append(
+                    (
+                        words(trained_on(one)),
+                        words(kind),
+                        suite[f"clean/{name}"].correct,
+                        float("nan") if exact is None else exact.correct,
+                        suite["files"].values["clean"][name],
+                        printed.loc[trained_on(one), kind],
+                    )
+                )
+    columns = ["trained", "tested", "stored", "exact", "file", "printed"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def reaches_one_bit(kind: Kind, eps_255: float) -> bool:
+    """Whether noise of this size can move a stored image of a kind over the edge of one bit."""
+    bits, dithered = kind
+    top = 2**bits - 1
+    levels = [255 * k // top if dithered else 255 * k / top for k in range(top + 1)]
+    return any((v < GRID <= v + eps_255) or (v - eps_255 < GRID <= v) for v in levels)
+
+
+def one_bit(results: Sequence[Results], eps_255: float = 8) -> pd.DataFrame:
+    """The cells of Table II that the scripts' defaults explain: every image re-quantised to one bit.
+
+    The 1-bit network on images that are not dithered, the 8-bit network on dithered ones, in place
+    of the kind of image that the table's column names. Where the noise cannot cross the edge of one
+    bit, the attack cannot matter, and the clean cell is the attacked one.
+
+    Returns: network, column (of Table II, in words), attack (whether one was needed and run),
+             images, ours, file (shares in percent), printed (%); a row a cell that is known.
+    """
+    printed, rows = published_table("II"), []
+    for one in results:
+        own = trained_on(one)
+        if own not in ((1, False), (8, False)):
+            continue
+        suite = one.suite("table")
+        for bits in range(1, 8):
+            kind = bits, own == (8, False)
+            name, column = kind_name(*kind), (bits, True)
+            crossed = reaches_one_bit(kind, eps_255)
+            record = suite.get(f"{'pgd' if crossed else 'clean'}-1bit/{name}")
+            if record is not None and "files" in suite:
+                said = suite["files"].values["released"][kind_name(*column)] / 100
+                where = (words(own), words(column), crossed, record.total)
+                rows.append((*where, record.accuracy, said, printed.loc[own, column]))
+    columns = ["network", "column", "attack", "images", "ours", "file", "printed"]
+    return pd.DataFrame(rows, columns=columns)
