@@ -1,4 +1,4 @@
-"""The authors' own networks: Table I to the image, and the cells of Table II that follow one bit."""
+"""The authors' own networks: Table I to the image, and Table II where one bit explains it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from reproduce.papers.double import KINDS, kind_name
 from reproduce.report.double import Kind, published_table, trained_on, words
 from reproduce.report.results import Results
 
-GRID = 128  # grey levels: where one bit parts dark from light
+EDGE = 128  # grey value: where one bit parts dark from light
 
 
 def agreement(results: Sequence[Results]) -> pd.DataFrame:
@@ -46,11 +46,11 @@ def reaches_one_bit(kind: Kind, eps_255: float) -> bool:
     bits, dithered = kind
     top = 2**bits - 1
     levels = [255 * k // top if dithered else 255 * k / top for k in range(top + 1)]
-    return any((v < GRID <= v + eps_255) or (v - eps_255 < GRID <= v) for v in levels)
+    return any((v < EDGE <= v + eps_255) or (v - eps_255 < EDGE <= v) for v in levels)
 
 
 def one_bit(results: Sequence[Results], eps_255: float = 8) -> pd.DataFrame:
-    """The cells of Table II that the scripts' defaults explain: every image re-quantised to one bit.
+    """The cells of Table II that the scripts' defaults explain: re-quantised to one bit throughout.
 
     The 1-bit network on images that are not dithered, the 8-bit network on dithered ones, in place
     of the kind of image that the table's column names. Where the noise cannot cross the edge of one
