@@ -335,6 +335,13 @@ def test_a_tiny_ball_is_not_broken_and_every_sign_is_there(relu, images):
     assert len(result.checks) == 7 and all(c.passed for c in result.checks.values())
 
 
+def test_where_nothing_could_be_planted_nothing_is_vouched_for(relu, images, monkeypatch):
+    none = dict.fromkeys(("valid", "random", "main"), torch.zeros(10, dtype=torch.bool))
+    monkeypatch.setattr(signs.diagnostics, "binarization_test", lambda *_args: none)
+    verdict = audit(relu, *images, **HARMLESS).verdict
+    assert verdict.startswith("no verdict") and "none could be planted at 10 images" in verdict
+
+
 def test_where_a_half_may_be_left_or_not_there_is_no_verdict():
     right = np.ones(10, bool)
     found = auditing.Found(family="given", bits=np.arange(10) < 6, tried=right, seconds=0.0)

@@ -34,7 +34,7 @@ def check(found: Audit, target: Target, head: str | None) -> None:
     def note(name: str, passed: bool, said: str) -> None:
         found.checks[name] = Check(passed=bool(passed), said=said)
 
-    idle = int(left(replace(main, eps_255=0.0, step_255=0.0)).sum())
+    idle = int(left(replace(main, eps_255=0.0, step_255=0.0, steps=1)).sum())
     note("eps = 0 changes nothing", idle == n, f"{idle} of {n} right")
     whole = int(left(replace(main, eps_255=255.0, step_255=255 / 4, steps=40)).sum())
     note("an unbounded eps leaves nothing", whole <= slack, f"{whole} of {n} left")
