@@ -870,7 +870,7 @@ def test_the_model_is_left_as_it_was(relu, images):
     with torch.inference_mode():  # the caller's
         x, y = (t.clone() for t in images)
         result = audit(model, x, y, **QUICK | {"suite": [FGSM(2), *suite]}, source=model)
-    assert len(result.attacks) == 5 and len(audit(model, x, y, **SWIFT).attacks) == 1
+    assert len(result.attacks) == 5 and len(audit(relu, x, y, **SWIFT).attacks) == 1
     assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
     assert all((p.grad == 1).all() for p in model.parameters())
     assert [p.requires_grad for p in model.parameters()] == [False, True, True, True]
