@@ -395,6 +395,7 @@ def test_what_stands_in_is_not_named_and_what_is_left_is(images):
     x, y = images[0], model(images[0]).argmax(1)
     verdict = audit(model, x, y, **QUICK, surrogates={Levels: torch.sigmoid}).verdict
     assert "is zero (1 (Hard)); give" in verdict
+    assert "is zero (0 (Levels), 1 (Hard)); give" in audit(model, x, y, **QUICK).verdict
 
 
 def test_a_layer_that_works_in_place_is_judged_by_its_input(images):

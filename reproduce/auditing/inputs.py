@@ -43,8 +43,6 @@ def checked_images(model, images, labels) -> tuple[Tensor, Tensor, list[str]]:
     if device.type == "meta":
         raise ValueError("the model is on the device meta, which computes nothing; load it")
     images, labels = images.detach().to(device), labels.to(device)
-    if images.is_inference() or labels.is_inference():
-        images, labels = images.clone(), labels.clone()
     check_model(model, device)
     return images, labels, notes
 
