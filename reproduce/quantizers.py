@@ -110,9 +110,10 @@ def _uniform(x: Tensor, top: int) -> tuple[Tensor, Tensor]:
 
 
 def _uniform_slopes(
-    x: Tensor, grad: Tensor, largest: Tensor, top: int, backward: Backward, temperature: Tensor
+    x: Tensor, grad: Tensor, largest: Tensor, top: int, *rule
 ) -> tuple[Tensor, None]:
-    """The gradient of x under a rule; max|y| is a constant."""
+    """The gradient of x under a rule (backward, temperature); max|y| is a constant."""
+    backward, temperature = rule
     if backward == "zero":
         return torch.zeros_like(x), None
     wide = _wide(x)
@@ -135,15 +136,11 @@ def _signs(x: Tensor, thresholds: Tensor, jumps: Tensor) -> tuple[Tensor]:
 
 
 def _signs_slopes(
-    x: Tensor,
-    grad: Tensor,
-    thresholds: Tensor,
-    jumps: Tensor,
-    backward: Backward,
-    temperature: Tensor,
-    learnt: bool,
+    x: Tensor, grad: Tensor, thresholds: Tensor, jumps: Tensor, *rule
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Of x, and, if they are learnt, of the thresholds and the jumps."""
+    """Of x, and, if they are learnt, of the thresholds and the jumps, under a rule (backward,
+    temperature, learnt)."""
+    backward, temperature, learnt = rule
     wide, grad = _wide(x), _wide(grad)
     slope = torch.zeros_like(wide)
     for_thresholds, for_jumps = [], []
