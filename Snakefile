@@ -9,6 +9,7 @@ started again. Records are nobody's output here: Snakemake removes what a failed
 record that is finished is worth keeping. What stands for a job is a mark in .snakemake/jobs.
 """
 
+import hashlib
 import json
 import subprocess
 from collections import defaultdict
@@ -27,7 +28,9 @@ for unit in MISSING:
 
 
 def mark(network, suite):
-    return f".snakemake/jobs/{network}-{suite}"
+    """Of what is missing now: what goes missing later, or is added to a suite, is another job."""
+    asked = "".join(sorted(unit["key"] for unit in JOBS[network, suite]))
+    return f".snakemake/jobs/{network}-{suite}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
 
 
 rule all:

@@ -17,6 +17,7 @@ import io
 import json
 import os
 import re
+import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -225,7 +226,7 @@ def write(record: Record) -> Path:
     content["digest"] = hashlib.sha256(canonical(content)).hexdigest()
     text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False)
     if packed:
-        create_bytes(target.with_suffix(".npz"), packed)
+        _create_arrays(target.with_suffix(".npz"), packed)
     try:
         create_bytes(target, f"{text}\n".encode())
     except BaseException:
@@ -233,6 +234,23 @@ def write(record: Record) -> Path:
             target.with_suffix(".npz").unlink()
         raise
     return target
+
+
+ORPHANED_S = 3_600.0
+
+
+def _create_arrays(file: Path, packed: bytes) -> None:
+    """Put arrays where their record will stand.
+
+    Arrays without a record are what a killed process has left. The same ones will do; others may be
+    a record that another machine is about to write, unless they are an hour old.
+    """
+    if file.exists() and not file.with_suffix(".json").exists():
+        if read_bytes(file) == packed:
+            return
+        if time.time() - file.stat().st_mtime > ORPHANED_S:
+            file.unlink(missing_ok=True)
+    create_bytes(file, packed)
 
 
 def _packed(arrays: dict[str, np.ndarray]) -> bytes:

@@ -201,6 +201,8 @@ def run(unit: Unit, stop: Stop, report: Report = lambda unit, progress: None) ->
     """
     record = records.find(unit)
     if record is not None:
+        if isinstance(unit, Network):
+            _keep_weights(unit)  # a process may have been killed between the record and these
         return record
     for network in unit.needs():
         run(network, stop, report)
@@ -327,7 +329,10 @@ def _keep_weights(network: Network) -> None:
     must not put its own in the place of the other's.
     """
     kept, cached = weights_files(network)
-    if network.training is not None and cached.stat().st_size <= KEPT:
+    if kept.exists() or not cached.exists() or cached.stat().st_size > KEPT:
+        return
+    tensors, _ = storage.load_tensors(cached)
+    if storage.tensors_sha256(tensors) == records.find(network).weights_sha256:
         storage.write_bytes(kept, cached.read_bytes())
         cached.unlink()
 

@@ -259,6 +259,20 @@ def test_what_json_cannot_hold_is_refused_and_leaves_nothing(value):
     assert files() == []
 
 
+def test_arrays_that_a_killed_process_left_do_not_bar_their_record():
+    file = records.write(record(arrays=arrays()))
+    npz, whole = file.with_suffix(".npz"), file.with_suffix(".npz").read_bytes()
+    file.unlink()
+    assert records.write(record(arrays=arrays())) == file and npz.read_bytes() == whole
+    file.unlink()
+    npz.write_bytes(b"of another run")
+    with pytest.raises(FileExistsError):
+        records.write(record(arrays=arrays()))  # another machine may be about to write its record
+    assert npz.read_bytes() == b"of another run" and not file.exists()
+    os.utime(npz, (0, 0))
+    assert records.read(records.write(record(arrays=arrays()))).arrays.keys() == arrays().keys()
+
+
 class Crash(BaseException):
     """As a Ctrl-C or an exit at the worst moment."""
 

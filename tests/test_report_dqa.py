@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -564,3 +565,21 @@ def test_the_printed_accuracy_is_matched_by_these_counts():
     for name, count in counts.items():
         assert found.loc[name, "same"] == pytest.approx(count / 100)
     assert found["published"].tolist() == [94.04, 98.47, 98.46, 98.37, 98.53, 98.75, 98.51]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_another_run_of_the_same_name_counts_beside_the_suite_s_own(folders, seed):
+    one = network("fixed", 1)
+    results = tried(one, {"noise": 80})
+    own = paper.trial(one)["noise"]
+    # Four budgets, so that the other's key comes before the own one's and after it.
+    other = replace(own, attack=replace(own.attack, draws=500 + seed), images=50)
+    found = np.ones(50, bool)
+    found[:30] = False
+    put(other, bits=found)
+    both = Results(one).attacked()
+    assert both["noise"][1].sum() == 80, "the suite's own keeps the name"
+    assert len(both) == len(results.attacked()) + 1
+    assert Results(one).worst_case(families=["noise"]).tolist() == (
+        (found & both["noise"][1][:50] & results.clean()[:50]).tolist()
+    )

@@ -156,6 +156,20 @@ def test_small_weights_stand_beside_their_record_and_nothing_is_left_in_the_cach
     assert {f.name for f in kept.parent.iterdir()} == {"network.json", "weights.safetensors"}
 
 
+def test_weights_that_a_killed_process_left_in_the_cache_move_at_the_next_call(monkeypatch):
+    network = tiny()
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "_keep_weights", lambda network: None)  # it came no further
+        do(network)
+    kept, cached = runner.weights_files(network)
+    assert cached.exists() and not kept.exists()
+    do(network)
+    assert kept.exists() and not cached.exists()
+    storage.write_bytes(cached, b"of another training, or cut")
+    do(network)
+    assert kept.exists(), "what is there stays"
+
+
 def test_large_weights_stay_in_the_cache(monkeypatch):
     monkeypatch.setattr(runner, "KEPT", 1000)
     record = do(tiny())

@@ -60,7 +60,10 @@ def left(results: Sequence[Results]) -> pd.DataFrame:
 def left_by_the_same(results: Results) -> int:
     """How many images each attack that knows the pipeline leaves, if all leave the same, else 0."""
     found = before(results)
-    knowing = [found[n] for n in ("identity", "averaged", "strong", "square")]
+    names = ("identity", "averaged", "strong", "square")
+    if not found.keys() >= set(names):
+        return 0
+    knowing = [found[n] for n in names]
     same = all(np.array_equal(bits, knowing[0]) for bits in knowing)
     return int(knowing[0].sum()) if same else 0
 

@@ -11,10 +11,11 @@ import numpy as np
 from reproduce.papers import double
 from reproduce.papers.units import Network
 from reproduce.report.claims.evidence import Evidence
+from reproduce.report.double_before import detector_roc
 from reproduce.report.results import robust_accuracy
 from reproduce.report.smallest import broken
 
-BATCH, DRAWS, AIMED = 100, 1_000, 0.05  # of the detector: images, batches, false alarms aimed at
+BATCH = 100  # images of the detector
 
 
 def _bits(evidence: Evidence, network: Network, suite: str, *names: str) -> list | None:
@@ -65,9 +66,11 @@ def kept_at(evidence: Evidence, network: Network, name: str) -> float | None:
     return _kept_of(evidence, network, names=[name])
 
 
-def _kept_of(evidence: Evidence, network: Network, **which) -> float:
+def _kept_of(evidence: Evidence, network: Network, **which) -> float | None:
     results = evidence.of(network)
     left = results.worst_case(**which)
+    if not len(left):
+        return None
     return 100 * float(left.sum() / max(1, results.clean()[: len(left)].sum()))
 
 
@@ -110,35 +113,13 @@ def ahead_on_own_kind(evidence: Evidence, network: Network) -> float | None:
 def detected(evidence: Evidence, network: Network) -> float | None:
     """Of batches that were attacked before dithering, the share that raises the alarm."""
     found = _bits(evidence, network, "trial", "before/clean", "before/bare")
-    return found and 100 * _detector(*found)[1]
+    return found and 100 * detector_roc(*found, BATCH).chosen[1]
 
 
 def false_alarms(evidence: Evidence, network: Network) -> float | None:
     """Of batches that were not attacked, the share that raises the alarm."""
     found = _bits(evidence, network, "trial", "before/clean", "before/bare")
-    return found and 100 * _detector(*found)[0]
-
-
-def _detector(clean: np.ndarray, attacked: np.ndarray) -> tuple[float, float]:
-    """A detector that knows the labels of a batch, and alarms where too few are right.
-
-    Its threshold is set on batches of the images 0, 2, 4 ..., for AIMED false alarms at most.
-
-    Args:    clean, attacked: (N,) bool of the same images, N at least 2.
-    Returns: false alarms and detected, in 0..1, on batches of the images 1, 3, 5 ...
-    Source:  Double quantization, section V, has the idea: compare accuracies.
-    """
-    random = np.random.default_rng(0)
-
-    def right(*images: np.ndarray) -> list[np.ndarray]:
-        batches = random.integers(len(images[0]), size=(DRAWS, BATCH))
-        return [bits[batches].sum(1) for bits in images]
-
-    (held_out,) = right(clean[::2])
-    quiet, loud = right(clean[1::2], attacked[1::2])
-    alarm = np.array([(held_out < t).mean() for t in range(BATCH + 2)])
-    threshold = int(np.flatnonzero(alarm <= AIMED)[-1])
-    return float((quiet < threshold).mean()), float((loud < threshold).mean())
+    return found and 100 * detector_roc(*found, BATCH).chosen[0]
 
 
 MEASURES = {
