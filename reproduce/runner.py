@@ -233,7 +233,7 @@ def _locked(unit: Unit) -> Iterator[None]:
 def _run(unit: Unit, stop: Stop, report: Report) -> Record:
     stop.check()
     report(unit, None)
-    storage.check_writable(records.root() / unit.folder)
+    storage.check_writable(records.root())
     models = {network: trained(network).to(device()) for network in unit.needs()}
     network = unit if isinstance(unit, Network) else unit.network
     dataset = data.load(network.dataset)
