@@ -206,7 +206,10 @@ def _said(record: Record) -> str:
 
 
 def run(args: argparse.Namespace) -> int:
-    missing = [e.unit for e in chosen(args) if records.find(e.unit) is None]
+    found = chosen(args)
+    missing = [e.unit for e in found if records.find(e.unit) is None]
+    if not missing:
+        print(f"nothing is missing of {len(found)}")
     threads = os.environ.get("OMP_NUM_THREADS") or str(runner.default_threads())
     if not re.fullmatch(r"[1-9]\d{0,3}", threads):
         raise ValueError(f"OMP_NUM_THREADS is {threads!r}; give a whole number in 1..9999")

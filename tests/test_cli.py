@@ -253,6 +253,13 @@ def test_the_listed_path_is_where_the_record_comes_to_stand_under_whatever_name(
     assert str(other) in {f["path"] for f in listed(capsys, "--cell", "relu")}
 
 
+def test_what_is_done_already_is_told(capsys, few):
+    assert cli.main(["run", "--cell", "relu", "--suite", "network"]) == 0
+    assert "nothing is missing" not in capsys.readouterr().out
+    assert cli.main(["run", "--cell", "relu", "--suite", "network"]) == 0
+    assert capsys.readouterr().out == "nothing is missing of 1\n"
+
+
 def test_the_reader_of_a_list_may_stop_reading():
     with command("list") as process:
         process.stdout.readline()
