@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,7 +53,8 @@ def problems(book: Path = BOOK, notebooks: Path = NOTEBOOKS) -> list[str]:
             found.append(f"book/{name}.ipynb is missing: execute it")
         else:
             try:
-                wrong = differs(_cells(page), _cells(source)) or unfinished(_cells(page))
+                cells = _cells(page)
+                wrong = differs(cells, _cells(source)) or unfinished(cells) or repeated(cells)
             except (ValueError, KeyError, TypeError, AttributeError):
                 wrong = "it or its notebook is damaged"
             if wrong:
@@ -81,6 +83,18 @@ def unfinished(page: list[dict]) -> str | None:
     if any(output["output_type"] == "error" for output in outputs):
         return "a cell failed, or left by sys.exit"
     return None if outputs else "it has no outputs"
+
+
+def repeated(page: list[dict]) -> str | None:
+    """Which values a page names alike: its text would show one of them."""
+    given = [
+        output["metadata"]["scrapbook"]["name"]
+        for cell in page
+        for output in cell.get("outputs", ())
+        if "scrapbook" in output.get("metadata", {})
+    ]
+    twice = sorted(name for name, times in Counter(given).items() if times > 1)
+    return f"glued twice: {', '.join(twice)}" if twice else None
 
 
 def _cells(path: Path) -> list[dict]:

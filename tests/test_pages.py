@@ -152,6 +152,7 @@ def test_the_site_asks_no_other_server_for_anything():
 
 SHOWN = new_output("execute_result", data={"text/plain": "2"}, execution_count=1)
 LEFT = new_output("error", ename="SystemExit", evalue="0", traceback=[])
+GLUED = new_output("display_data", metadata={"scrapbook": {"name": "left"}})
 
 
 @pytest.fixture
@@ -188,6 +189,10 @@ def test_a_book_as_it_should_be_has_no_problem(book, pages):
         (lambda page, nb: write(page, "1 + 1  # one", outputs=(SHOWN,)), "not every cell"),
         (lambda page, nb: write(page, "1 + 1  # one", outputs=(LEFT,), count=1), "sys.exit"),
         (lambda page, nb: page.with_suffix(".md").write_text("# T"), "remove one"),
+        (
+            lambda page, nb: write(page, "1 + 1  # one", outputs=(GLUED, GLUED), count=1),
+            "glued twice: left",
+        ),
     ],
 )
 def test_a_page_that_is_missing_stale_swapped_or_empty_is_named(book, pages, spoil, said):
