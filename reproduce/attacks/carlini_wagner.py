@@ -6,8 +6,9 @@ stops a whole batch at once; a zero gradient then looks like a successful defenc
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, NamedTuple
@@ -95,6 +96,22 @@ def predict(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
     return torch.cat([model(x) for x in images.split(batch_size)])
 
 
+@contextlib.contextmanager
+def image_by_image(
+    model: nn.Module, images: Tensor, labels: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """base.under_attack, for attacks that want logits which are an image's own."""
+    if any(isinstance(m, FixedQuantizer) and m.maximum == "batch" for m in model.modules()):
+        raise ValueError(
+            "maximum is 'batch' in a FixedQuantizer: an image has no logits of its own; "
+            "set maximum to 'image' to attack the network"
+        )
+    with under_attack(model, images, labels) as ready:
+        if not len(images):
+            raise ValueError("0 images; give at least one")
+        yield ready
+
+
 def smallest_perturbations(
     model: nn.Module,
     images: Tensor,
@@ -108,14 +125,7 @@ def smallest_perturbations(
 
     See CarliniWagner.run for the rest.
     """
-    if any(isinstance(m, FixedQuantizer) and m.maximum == "batch" for m in model.modules()):
-        raise ValueError(
-            "maximum is 'batch' in a FixedQuantizer: an image has no logits of its own; "
-            "set maximum to 'image' to attack the network"
-        )
-    with under_attack(model, images, labels) as (images, labels):
-        if not len(images):
-            raise ValueError("0 images; give at least one")
+    with image_by_image(model, images, labels) as (images, labels):
         search = Search(images, labels, attack.initial_c)
         wrong = predict(model, images, batch_size).argmax(1) != labels
         search.queries += 1

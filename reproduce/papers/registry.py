@@ -12,7 +12,7 @@ from reproduce.papers.units import Measurement, Network
 
 SCALES = ("smoke", "laptop", "workstation", "paper", "original")
 PAPERS = ("dqa", "double-quantization")
-SUITES = ("table", "trial", "shown", "norms", "transfer", "checks")
+SUITES = ("table", "held-out", "trial", "file", "shown", "norms", "transfer", "checks")
 
 
 def networks(
@@ -57,8 +57,11 @@ def suites(network: Network) -> dict[str, dict[str, Measurement]]:
         return {"transfer": dqa.transfer(network)}
     if isinstance(network, ActivationNetwork):
         found = {"table": dqa.table(network)}
+        if network.scale == "workstation" and network.activation == "relu":
+            found["held-out"] = dqa.held_out(network)
         if network.training.attack is not None:
             found["trial"] = dqa.trial(network)
+            found["file"] = dqa.file(network)
             if network.width is None:
                 found["shown"] = dqa.shown(network)
         resnet = network.width is not None and network.scale in dqa.NORM_ATTACKS

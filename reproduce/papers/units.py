@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from reproduce import data, models, records
-from reproduce.attacks import ZOO, Attack, CarliniWagner, bpda, full_float32
+from reproduce.attacks import DDN, ZOO, Attack, CarliniWagner, bpda, full_float32
 from reproduce.evaluation import batch_seed, correct
 from reproduce.quantizers import Backward, FixedQuantizer
 from reproduce.training import Settings, derived_seed
@@ -256,7 +256,7 @@ class Norms(Measurement):
     Source: DQA, Tables 3 and 5.
     """
 
-    attack: CarliniWagner | ZOO
+    attack: CarliniWagner | DDN | ZOO
     backward: Backward | None = None
     temperature: float | None = None
 
@@ -270,7 +270,7 @@ class Norms(Measurement):
         with bpda(model, self.backward, self.temperature):
             batches = zip(images.split(self.batch), labels.split(self.batch), strict=True)
             for number, (x, y) in enumerate(batches):
-                drawn = isinstance(self.attack, ZOO)  # the other draws nothing
+                drawn = not isinstance(self.attack, CarliniWagner)
                 seed = {"seed": batch_seed(self.seed, number)} if drawn else {}
                 x = data.to_float(x.to(device))
                 found.append(self.attack.run(model, x, y.to(device), **seed).norms.cpu())
