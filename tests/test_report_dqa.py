@@ -580,6 +580,6 @@ def test_another_run_of_the_same_name_counts_beside_the_suite_s_own(folders, see
     both = Results(one).attacked()
     assert both["noise"][1].sum() == 80, "the suite's own keeps the name"
     assert len(both) == len(results.attacked()) + 1
-    assert Results(one).worst_case(families=["noise"]).tolist() == (
+    assert Results(one).worst_case("noise").tolist() == (
         (found & both["noise"][1][:50] & results.clean()[:50]).tolist()
     )

@@ -10,7 +10,7 @@ the claim's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from math import inf
 from typing import Literal, NamedTuple
 
@@ -35,7 +35,7 @@ _LOWERING = (OWN_ONLY, UNDECIDED)
 _LAST_BIT = 1e-9  # of a float, which decides nothing
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Comparison:
     """What is asked of one number.
 
@@ -49,6 +49,7 @@ class Comparison:
 
     what: str
     ours: Mean | Difference | Lead | Printed
+    _: KW_ONLY
     above: float | None = None
     below: float | None = None
     published: float | None = None
@@ -106,7 +107,7 @@ class Claim:
     place: str
     text: str
     said: str
-    comparisons: tuple[Comparison, ...]
+    comparisons: Sequence[Comparison]
     scales: tuple[str, ...] = ()
     mixed: tuple[bool, ...] = (False,)
     in_part: bool = False
