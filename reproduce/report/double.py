@@ -61,10 +61,10 @@ def by_kind(results: Results, condition: str) -> dict[Kind, np.ndarray]:
     return {kind: suite[name].bits for kind, name in names.items() if name in suite}
 
 
-def pooled(
+def measured_table(
     results: Sequence[Results], condition: str, first: int | None = None
-) -> dict[tuple[Kind, Kind], np.ndarray]:
-    """{(trained on, tested on): (N,) bool}, the seeds of a network one after the other.
+) -> pd.DataFrame:
+    """What was measured, as a table like `published_table`; the seeds of a network together.
 
     Args:    results: of one scale, none for another halftone. condition: as by `by_kind`.
              first: this many images of each seed only.
@@ -75,20 +75,13 @@ def pooled(
         raise ValueError(f"networks of several scales ({', '.join(scales)}); never mix them")
     if len({(*trained_on(r), r.network.seed) for r in results}) < len(results):
         raise ValueError("two networks of one kind and seed; select one configuration")
-    seen: dict[tuple[Kind, Kind], list[np.ndarray]] = {}
+    seeds: dict[tuple[Kind, Kind], list[np.ndarray]] = {}
     for one in results:
         for kind, bits in by_kind(one, condition).items():
-            seen.setdefault((trained_on(one), kind), []).append(bits[:first])
-    return {cell: np.concatenate(seeds) for cell, seeds in seen.items()}
-
-
-def measured_table(
-    results: Sequence[Results], condition: str, first: int | None = None
-) -> pd.DataFrame:
-    """What was measured, as a table like `published_table`. Arguments and errors: of `pooled`."""
+            seeds.setdefault((trained_on(one), kind), []).append(bits[:first])
     table = published_table("I") * np.nan
-    for (train, test), bits in pooled(results, condition, first).items():
-        table.loc[train, test] = 100 * bits.mean()
+    for (train, test), bits in seeds.items():
+        table.loc[train, test] = 100 * np.concatenate(bits).mean()
     return table
 
 
@@ -97,11 +90,11 @@ def own(table: pd.DataFrame) -> pd.Series:
     return pd.Series({kind: table.loc[kind, kind] for kind in table.index})
 
 
-def best_on_its_training_kind(table: pd.DataFrame, within: float = 0.5) -> pd.Series:
-    """{kind: whether a network's accuracy on its training kind is its best, to so many points};
-    rows that were run alone. Half a point is about what sampling 10,000 images leaves open."""
-    best = {kind: row.max() for kind, row in table.iterrows() if row.notna().any()}
-    return pd.Series({kind: table.loc[kind, kind] >= top - within for kind, top in best.items()})
+def best_on_its_training_kind(table: pd.DataFrame) -> pd.Series:
+    """{kind: whether a network's accuracy on its training kind is its best, to half a point}; rows
+    that were run alone. Half a point is about what sampling 10,000 images leaves open."""
+    run = table.dropna(how="all")
+    return own(run) >= run.max(axis=1).to_numpy() - 0.5
 
 
 # --- What arithmetic decides ----------------------------------------------------------------------

@@ -9,7 +9,7 @@ import numpy as np
 
 from reproduce.papers.double import KINDS
 from reproduce.report.double import by_kind, trained_on
-from reproduce.report.double_before import detector_roc
+from reproduce.report.double_before import detector_roc, seen_by_detector
 from reproduce.report.results import Results, robust_accuracy, survivors
 from reproduce.report.smallest import broken
 
@@ -105,11 +105,11 @@ def ahead_on_own_kind(results: Results) -> float | None:
 
 def detected(results: Results) -> float | None:
     """Of batches that were attacked before dithering, the share that raises the alarm."""
-    found = _bits(results, "trial", "before/clean", "before/bare")
+    found = seen_by_detector(results, "before")
     return found and 100 * detector_roc(*found, BATCH).chosen[1]
 
 
 def false_alarms(results: Results) -> float | None:
     """Of batches that were not attacked, the share that raises the alarm."""
-    found = _bits(results, "trial", "before/clean", "before/bare")
+    found = seen_by_detector(results, "before")
     return found and 100 * detector_roc(*found, BATCH).chosen[0]
