@@ -174,14 +174,10 @@ def test_zoo_may_have_met_fewer_images_than_cw(folders):
     assert (row.standing, row.broken) == (1, 1)
 
 
-def test_what_was_not_run_is_empty_and_draws_nothing(folders):
+def test_what_was_not_run_is_empty():
     found = smallest.outcomes([])
     assert smallest.table3(found, defended=True).empty and smallest.table5(found).empty
     assert smallest.every_width(found).empty
-    assert smallest.widths_figure(found) is None
-    assert smallest.undefended_figure([]) is smallest.defended_figure([]) is None
-    with pytest.raises(ValueError, match="cw was not run"):
-        smallest.best(Results(network("relu")), "cw")
 
 
 def curve(line) -> list[tuple[float, float]]:

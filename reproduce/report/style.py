@@ -58,6 +58,22 @@ def look(name: str, number: int) -> dict:
     return {"label": name, **style}
 
 
+def panels(count: int, *, height: float, below: float) -> tuple[Figure, np.ndarray]:
+    """A figure of so many panels, at most two in a row, on the same axes, and its grid of axes.
+
+    Args: height: of a panel; below: what remains for a legend (inches).
+    """
+    columns = min(2, count)
+    rows = -(-count // columns)
+    size = 6.4, height * rows + below
+    figure, grid = plt.subplots(
+        rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False
+    )
+    for ax in grid.flat[count:]:
+        ax.set_visible(False)
+    return figure, grid
+
+
 def legend_below(
     figure: Figure, handles: Sequence[Artist], columns: int = 4, title: str | None = None
 ) -> None:
