@@ -11,10 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reproduce import published, records
+from reproduce import published
 from reproduce.papers import double, dqa, originals, registry
 from reproduce.papers.units import Agreement, Evaluation, Network, Norms
-from reproduce.records import Record, Run
 from reproduce.report import claims, double_before
 from reproduce.report.claims import (
     DIRECTION,
@@ -30,6 +29,7 @@ from reproduce.report.claims import (
     measures,
 )
 from reproduce.report.claims.quantities import Reading
+from tests.stored import put
 
 LEDGER = {c.key: c for c in claims.ledger()}
 KINDS = [("relu", None), *((k, b) for k in ("fixed", "dynamic") for b in (1, 2, 3))]
@@ -42,20 +42,6 @@ FULL = "a device, no bfloat16"
 def bits(percent: float, total: int = 1_000) -> np.ndarray:
     """The first images are right, the others wrong: of two attacks the stronger decides."""
     return np.arange(total) < round(percent * total / 100)
-
-
-def put(unit, *, device: str = "a device", **content) -> None:
-    base = unit if isinstance(unit, Network) else unit.network
-    run = Run(wall_s=1.0, device=device, versions={}, commit=None, dirty=None, created="2026-01-01")
-    record = Record(
-        folder=unit.folder,
-        name=unit.name,
-        configuration=records.configuration(unit),
-        dataset={"name": base.dataset, "sha256": "0"},
-        run=run,
-        **content,
-    )
-    records.write(record)
 
 
 def trained(network: Network, device: str = "a device", **table: float | np.ndarray) -> Network:

@@ -10,38 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reproduce import records
 from reproduce.papers import dqa as paper
-from reproduce.papers.units import Network
-from reproduce.records import Record, Run
 from reproduce.report import dqa, inside, rivals, smallest, tables, transfer
 from reproduce.report.results import Results
+from tests.stored import put, right
 
 ROOT = Path(__file__).resolve().parent.parent
 INF = float("inf")
 WHERE = "cifar10", "laptop"
-
-
-def put(unit, **content) -> None:
-    """A record of a unit, as running it leaves one."""
-    base = unit if isinstance(unit, Network) else unit.network
-    made = Run(
-        wall_s=1.0, device="a device", versions={}, commit=None, dirty=None, created="2026-01-01"
-    )
-    record = Record(
-        folder=unit.folder,
-        name=unit.name,
-        configuration=records.configuration(unit),
-        dataset={"name": base.dataset, "sha256": "0"},
-        run=made,
-        **content,
-    )
-    records.write(record)
-
-
-def right(count: int, total: int = 100) -> np.ndarray:
-    """(total,) bool, the first `count` of them True."""
-    return np.arange(total) < count
 
 
 def network(activation: str, bits: int | None = None, *, clean: bool = False):
