@@ -19,6 +19,7 @@ from reproduce.papers import registry
 from reproduce.papers.double import FIG4, KINDS, kind_name
 from reproduce.quantizers import Rounding, linear_quantize
 from reproduce.report.results import Results
+from reproduce.report.style import depth
 
 Kind = tuple[int, bool]
 
@@ -26,7 +27,7 @@ Kind = tuple[int, bool]
 def words(kind: Kind) -> str:
     """A kind as tables call it: "1 bit", "2 bits, dithered" ..."""
     bits, dithered = kind
-    return f"{bits} bit{'s' if bits > 1 else ''}" + (", dithered" if dithered else "")
+    return depth(bits) + (", dithered" if dithered else "")
 
 
 def trained_on(results: Results) -> Kind:
@@ -107,7 +108,7 @@ def _stored(bits: int) -> torch.Tensor:
     return torch.stack([levels.floor(), levels.round()])
 
 
-def _within_reach(bits: int, eps: int, rounding: Rounding) -> torch.Tensor:
+def _within_reach(bits: int, eps: int, rounding: Rounding = "floor") -> torch.Tensor:
     """(2, 2, 2**bits): the lowest and the highest level that each stored one can become.
 
     The quantiser never decreases, so the two ends of an interval decide for all that lies between.
@@ -126,18 +127,18 @@ def whole_radius(bits: int, rounding: Rounding = "floor") -> int:
     return radius
 
 
-def steps(bits: int, up_to: int, rounding: Rounding = "floor") -> list[int]:
+def steps(bits: int, up_to: int) -> list[int]:
     """Each whole eps, 1..up_to, at which some level can become one that it could not before.
 
     Between two of them the best attack can do nothing new: accuracy against eps is a staircase.
     """
-    reach = [_within_reach(bits, eps, rounding) for eps in range(up_to + 1)]
+    reach = [_within_reach(bits, eps) for eps in range(up_to + 1)]
     return [eps for eps in range(1, up_to + 1) if not torch.equal(reach[eps], reach[eps - 1])]
 
 
-def decided(eps_255: float, rounding: Rounding = "floor") -> list[Kind]:
+def decided(eps_255: float) -> list[Kind]:
     """The kinds of test image on which no attack of this size can change anything."""
-    return [kind for kind in KINDS if whole_radius(kind[0], rounding) >= eps_255]
+    return [kind for kind in KINDS if whole_radius(kind[0]) >= eps_255]
 
 
 def verdicts(results: Sequence[Results]) -> pd.DataFrame:

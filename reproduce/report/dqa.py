@@ -30,15 +30,12 @@ def name_of(network: ActivationNetwork) -> str:
     return model_name(network.activation, network.bits)
 
 
-def find(dataset: str, scale: str, *, seed: int = 0, mixed: bool = False) -> dict[str, Results]:
-    """{name: results} of the seven networks of Table 1 or 2, those that were trained.
+def find(dataset: str, scale: str, *, mixed: bool = False) -> dict[str, Results]:
+    """{name: results} of the seven networks of Table 1 or 2, first seed, those that were trained.
 
     Args: as papers.dqa.network.
     """
-    units = [
-        dqa.network(dataset, *kind, seed=seed, scale=scale, mixed=mixed) for kind in dqa.ACTIVATIONS
-    ]
-    return trained(units)
+    return trained(dqa.network(dataset, *k, scale=scale, mixed=mixed) for k in dqa.ACTIVATIONS)
 
 
 def trained(networks: Iterable[ActivationNetwork]) -> dict[str, Results]:
@@ -153,16 +150,12 @@ def trial(networks: Mapping[str, Results]) -> pd.DataFrame:
              decisions and noise), transfer, all, low, high (Wilson, 95 %); whether it collapsed, is
              `doubtful` or `blunt`; and key, of the network's record. NaN where nothing was run.
     """
-    return _trials(networks.items())
+    return trial_by_seed({name: [r] for name, r in networks.items()})
 
 
 def trial_by_seed(networks: Mapping[str, Sequence[Results]]) -> pd.DataFrame:
     """`trial` of every seed."""
-    return _trials((name, r) for name, runs in networks.items() for r in runs)
-
-
-def _trials(pairs: Iterable[tuple[str, Results]]) -> pd.DataFrame:
-    rows = [_trial_row(name, r) for name, r in pairs if tried(r)]
+    rows = [_trial_row(name, r) for name, runs in networks.items() for r in runs if tried(r)]
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 

@@ -16,6 +16,7 @@ from reproduce.papers.units import Measurement, Network
 from reproduce.records import Record
 
 TWICE_CHANCE = 2 / 10  # of ten classes
+SEEDS = 5  # at most, of any network of the book
 BEFORE = "before/"  # how attacks are named that add their noise before dithering
 FAMILIES = {kind.kind: kind.family for kind in attacks.KINDS}
 
@@ -163,11 +164,7 @@ def met_by_both(pairs: Iterable[tuple[Results, Results]]) -> tuple[np.ndarray, n
     return one, other
 
 
-def every_seed(network: Network, seeds: Iterable[int] = range(5)) -> list[Results]:
+def every_seed(network: Network) -> list[Results]:
     """The results of a network and of its other seeds, those that were trained, in their order."""
-    found = []
-    for seed in seeds:
-        results = Results(replace(network, seed=seed))
-        if results.training is not None:
-            found.append(results)
-    return found
+    found = [Results(replace(network, seed=seed)) for seed in range(SEEDS)]
+    return [results for results in found if results.training is not None]

@@ -33,11 +33,14 @@ def close(figure: Figure) -> Figure:
     return figure
 
 
+def depth(bits: int) -> str:
+    """ "1 bit", "2 bits" ..."""
+    return f"{bits} bit{'s' if bits > 1 else ''}"
+
+
 def model_name(activation: str, bits: int | None) -> str:
     """A model as the tables call it: "ReLU", "fixed, 2 bits" ..."""
-    if activation == "relu":
-        return "ReLU"
-    return f"{activation}, {bits} bit{'s' if bits > 1 else ''}"
+    return "ReLU" if activation == "relu" else f"{activation}, {depth(bits)}"
 
 
 def look(name: str, number: int) -> dict:

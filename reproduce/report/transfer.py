@@ -26,9 +26,9 @@ class Tried(NamedTuple):
     found: dict[str, Record]
 
 
-def tried(dataset: str, scale: str, seed: int = 0) -> list[Tried]:
+def tried(dataset: str, scale: str) -> list[Tried]:
     """The substitutes that were trained and tried, VGG-16 first, by falling bits of the target."""
-    networks = registry.networks("dqa", scale, seed)
+    networks = registry.networks("dqa", scale, 0)
     every = [n for n in networks if isinstance(n, Substitute) and n.dataset == dataset]
     order = dqa.ARCHITECTURES.index
     every.sort(key=lambda n: (order(n.architecture), -n.target.bits))

@@ -9,9 +9,8 @@ from reproduce.papers import double, dqa, originals
 from reproduce.papers.units import Network
 from reproduce.report import style
 from reproduce.report.double import words
-from reproduce.report.results import Results
+from reproduce.report.results import SEEDS, Results
 
-SEEDS = 5  # at most, of any network of the book
 ROLES = {"": "", "undefended": ", clean training", "vgg16": ", VGG-16", "alexnet": ", AlexNet"}
 
 
