@@ -14,6 +14,7 @@ from reproduce.papers.units import Network
 from reproduce.progress import Shown
 from reproduce.records import Record
 from reproduce.report import tables
+from reproduce.report.smallest import broken
 from reproduce.runner import Busy, Stop, Unit
 from reproduce.runner import run as run_unit
 from reproduce.training import Interrupted
@@ -115,9 +116,7 @@ def outcomes(records: Mapping[str, Record]) -> pd.DataFrame:
         if r.bits is not None:
             rows.append(row | {"images": r.total, "right %": tables.share(r.bits)})
         elif r.norms is not None:
-            broken = r.norms[(r.norms > 0) & (r.norms < float("inf"))]
-            median = float(pd.Series(broken).median()) if len(broken) else None
-            left = tables.share(r.norms == float("inf"))
+            median, left = broken(r.norms).median, tables.share(r.norms == float("inf"))
             rows.append(row | {"images": len(r.norms), "right %": left, "median norm": median})
     return pd.DataFrame(rows)
 

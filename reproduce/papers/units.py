@@ -215,13 +215,6 @@ class Evaluation(Measurement):
 
     kind: ClassVar[str] = "evaluation"
 
-    @property
-    def family(self) -> str:
-        """ "clean", "transfer", or its attack's: gradient, score, decision, noise or ensemble."""
-        if self.attack is None:
-            return "clean"
-        return "transfer" if self.source is not None else self.attack.family
-
     def needs(self):
         return (self.network,) if self.source is None else (self.network, self.source)
 

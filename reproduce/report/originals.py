@@ -11,6 +11,7 @@ from reproduce.report.double import Kind, published_table, trained_on, words
 from reproduce.report.results import Results
 
 EDGE = 128  # grey value: where one bit parts dark from light
+EPS = 8  # of Table II, in grey values
 
 
 def agreement(results: Sequence[Results]) -> pd.DataFrame:
@@ -41,15 +42,15 @@ def agreement(results: Sequence[Results]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def reaches_one_bit(kind: Kind, eps_255: float) -> bool:
-    """Whether noise of this size can move a stored image of a kind over the edge of one bit."""
+def reaches_one_bit(kind: Kind) -> bool:
+    """Whether noise of EPS can move a stored image of a kind over the edge of one bit."""
     bits, dithered = kind
     top = 2**bits - 1
     levels = [255 * k // top if dithered else 255 * k / top for k in range(top + 1)]
-    return any((v < EDGE <= v + eps_255) or (v - eps_255 < EDGE <= v) for v in levels)
+    return any((v < EDGE <= v + EPS) or (v - EPS < EDGE <= v) for v in levels)
 
 
-def one_bit(results: Sequence[Results], eps_255: float = 8) -> pd.DataFrame:
+def one_bit(results: Sequence[Results]) -> pd.DataFrame:
     """The cells of Table II that the scripts' defaults explain: re-quantised to one bit throughout.
 
     The 1-bit network on images that are not dithered, the 8-bit network on dithered ones, in place
@@ -68,7 +69,7 @@ def one_bit(results: Sequence[Results], eps_255: float = 8) -> pd.DataFrame:
         for bits in range(1, 8):
             kind = bits, own == (8, False)
             name, column = kind_name(*kind), (bits, True)
-            crossed = reaches_one_bit(kind, eps_255)
+            crossed = reaches_one_bit(kind)
             record = suite.get(f"{'pgd' if crossed else 'clean'}-1bit/{name}")
             if record is not None and "files" in suite:
                 said = suite["files"].values["released"][kind_name(*column)] / 100
