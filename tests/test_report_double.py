@@ -21,6 +21,7 @@ from reproduce.papers.double import KINDS, kind_name
 from reproduce.pipeline import DoubleQuantizer
 from reproduce.quantizers import filter_radius, linear_quantize
 from reproduce.report import double, double_before
+from reproduce.report import originals as report_originals
 from reproduce.report.results import Results
 from tests.stored import put
 
@@ -90,6 +91,24 @@ def test_networks_of_others_are_tabled_in_the_same_way():
     share = {c: double.measured_table(found, c) for c in ("pgd", "pgd-1bit", "clean")}
     assert [t.loc[(1, False), (2, False)] for t in share.values()] == [0, 10, 20]
     assert all(t.notna().to_numpy().sum() == 1 for t in share.values())
+
+
+def test_a_cell_that_needs_no_attack_is_the_clean_one_and_another_number_is_looked_for_in_its_row():
+    network = originals.original(2, False)
+    suite = registry.suites(network)["table"]
+    clean = {"1bit": 5, "2bit": 6, "1bit-dithered": 2, "2bit-dithered": 1}
+    for name, count in clean.items():
+        put(suite[f"clean/{name}"], bits=np.arange(10) < count)
+    put(suite["clean/3bit"], bits=np.arange(10) < 9)
+    assert report_originals.without_an_attack([Results(network)]).empty  # without the files' say
+    said = {"first": {"1bit": 5, "2bit": 6}, "released": {"1bit-dithered": 6, "2bit-dithered": 9}}
+    put(suite["files"], values=said)
+    found = report_originals.without_an_attack([Results(network)])
+    assert found["ours"].tolist() == [clean[paper.kind_name(*k)] for k in found["column"]]
+    assert dict(zip(found["column"], found["like"], strict=True)) == {
+        (1, False): (1, False), (2, False): (2, False), (1, True): (2, False), (2, True): None
+    }  # fmt: skip
+    assert (found["printed"] == [TABLE2.loc[(2, False), k] for k in found["column"]]).all()
 
 
 def test_every_trained_network_of_the_tables_is_found_and_no_variation():

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from reproduce.papers.double import KINDS, kind_name
-from reproduce.report.double import Kind, published_table, trained_on, words
+from reproduce.report.double import Kind, decided, published_table, trained_on, words
 from reproduce.report.results import Results
 
 EDGE = 128  # grey value: where one bit parts dark from light
@@ -77,3 +77,25 @@ def one_bit(results: Sequence[Results]) -> pd.DataFrame:
                 rows.append((*where, record.accuracy, said, printed.loc[own, column]))
     columns = ["network", "column", "attack", "images", "ours", "file", "printed"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def without_an_attack(results: Sequence[Results]) -> pd.DataFrame:
+    """Table II where noise of EPS cannot change what the second quantisation hands on, so that the
+    attacked cell is the clean one, whatever the attack.
+
+    Returns: network, column (of Table II, kinds), ours, file (images of 10,000), printed (%), like
+             (the column of the same network whose `ours` is what the file says, the cell's own
+             where they agree; None where there is none).
+    """
+    printed, columns, rows = published_table("II"), decided(EPS), []
+    for one in results:
+        suite, own = one.suite("table"), trained_on(one)
+        if "files" not in suite or any(f"clean/{kind_name(*k)}" not in suite for k in columns):
+            continue
+        ours = {kind: suite[f"clean/{kind_name(*kind)}"].correct for kind in columns}
+        for kind, count in ours.items():
+            said = suite["files"].values["released" if kind[1] else "first"][kind_name(*kind)]
+            same = [k for k in (kind, *columns) if ours[k] == said]
+            rows.append((own, kind, count, said, printed.loc[own, kind], (*same, None)[0]))
+    names = ["network", "column", "ours", "file", "printed", "like"]
+    return pd.DataFrame(rows, columns=names)
