@@ -19,7 +19,7 @@ from matplotlib.ticker import PercentFormatter
 
 from reproduce.report import dqa, dqa_details, style
 from reproduce.report.results import Results
-from reproduce.report.staircase import X, levels, slope
+from reproduce.report.staircase import inputs, levels, slope
 
 GREY = "0.45"
 TABLE, MAIN = "C0", "C3"  # the tables' attack, and one that knows the quantisers
@@ -71,8 +71,9 @@ def _network(ax: Axes) -> None:
 
 
 def _forward(ax: Axes, bits: int) -> None:
-    ax.plot(X, torch.relu(X), color=GREY, ls="--", label="ReLU")
-    ax.plot(X, levels(bits), color="C1", lw=2.5, label=f"{bits} bits, fixed")
+    x = inputs()
+    ax.plot(x, torch.relu(x), color=GREY, ls="--", label="ReLU")
+    ax.plot(x, levels(bits), color="C1", lw=2.5, label=f"{bits} bits, fixed")
     ax.set(xlabel="input", ylabel="output", ylim=(-1.25, 2), title="What the network computes")
     ax.legend(fontsize=9.5, loc="lower right", frameon=False)
 
@@ -86,7 +87,7 @@ RULES = {
 
 def _backward(ax: Axes, bits: int) -> None:
     for label, (rule, temperature, colour, line) in RULES.items():
-        ax.plot(X, slope(bits, rule, temperature), color=colour, ls=line, label=label)
+        ax.plot(inputs(), slope(bits, rule, temperature), color=colour, ls=line, label=label)
     ax.set(xlabel="input", ylabel="slope", ylim=(-0.08, 2.3), title="What an attack follows")
     ax.legend(fontsize=9.5, loc="upper left", frameon=False)
 

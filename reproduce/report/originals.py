@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
-from reproduce.papers.double import KINDS, kind_name
-from reproduce.report.double import Kind, decided, published_table, trained_on, words
+from reproduce.papers.double import kind_name
+from reproduce.report.double import (
+    Kind,
+    by_kind,
+    decided,
+    published_table,
+    trained_on,
+    words,
+)
 from reproduce.report.results import Results
 
 EDGE = 128  # grey value: where one bit parts dark from light
@@ -24,22 +32,15 @@ def agreement(results: Sequence[Results]) -> pd.DataFrame:
     printed, rows = published_table("I"), []
     for one in results:
         suite = one.suite("table")
-        for kind in KINDS:
-            name = kind_name(*kind)
-            if f"clean/{name}" in suite and "files" in suite:
+        for kind, bits in by_kind(one, "clean").items():
+            if "files" in suite:
+                name = kind_name(*kind)
                 exact = suite.get(f"exact/{name}")
-                rows.append(
-                    (
-                        words(trained_on(one)),
-                        words(kind),
-                        suite[f"clean/{name}"].correct,
-                        float("nan") if exact is None else exact.correct,
-                        suite["files"].values["clean"][name],
-                        printed.loc[trained_on(one), kind],
-                    )
-                )
-    columns = ["trained", "tested", "stored", "exact", "file", "printed"]
-    return pd.DataFrame(rows, columns=columns)
+                row = {"trained": words(trained_on(one)), "tested": words(kind)}
+                row |= {"stored": bits.sum(), "exact": np.nan if exact is None else exact.correct}
+                row["file"] = suite["files"].values["clean"][name]
+                rows.append(row | {"printed": printed.loc[trained_on(one), kind]})
+    return pd.DataFrame(rows)
 
 
 def reaches_one_bit(kind: Kind) -> bool:

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from reproduce.quantizers import FixedQuantizer
 from reproduce.report.style import close
 
-X = torch.linspace(-3, 3, 1201)  # inputs of one activation
 RULES = {
     "true gradient": ("zero", 1.0),
     "straight-through": ("straight_through", 1.0),
@@ -17,14 +16,19 @@ RULES = {
 }
 
 
+def inputs() -> torch.Tensor:
+    """(1201,): inputs of one activation, from -3 to 3."""
+    return torch.linspace(-3, 3, 1201)
+
+
 def levels(bits: int) -> torch.Tensor:
-    """(1201,) float32: DQA's fixed quantiser of X. Args: bits: 1..3."""
-    return FixedQuantizer(bits)(X.view(1, -1))[0].detach()
+    """(1201,): DQA's fixed quantiser of the inputs. Args: bits: 1..3."""
+    return FixedQuantizer(bits)(inputs().view(1, -1))[0].detach()
 
 
 def slope(bits: int, rule: str, temperature: float) -> torch.Tensor:
-    """(1201,) float32: its derivative at X by a backward rule."""
-    point = X.view(1, -1).requires_grad_(True)
+    """(1201,): its derivative at the inputs by a backward rule."""
+    point = inputs().view(1, -1).requires_grad_(True)
     (gradient,) = torch.autograd.grad(FixedQuantizer(bits, rule, temperature)(point).sum(), point)
     return gradient[0]
 
@@ -35,12 +39,13 @@ def staircases(bits: int = 2) -> Figure:
     Args: bits: 1..3.
     """
     figure, (above, below) = plt.subplots(2, 1, figsize=(5, 5.4), sharex=True)
-    above.plot(X, torch.relu(X), color="0.5", ls="--", label="ReLU")
-    above.plot(X, levels(bits), color="C0", label=f"fixed, {bits} bits")
+    x = inputs()
+    above.plot(x, torch.relu(x), color="0.5", ls="--", label="ReLU")
+    above.plot(x, levels(bits), color="C0", label=f"fixed, {bits} bits")
     above.set(ylabel="activation", ylim=(-1.2, 2), title="forward pass")
     above.legend(fontsize="small", loc="upper left")
     for number, (name, rule) in enumerate(RULES.items()):
-        below.plot(X, slope(bits, *rule), color=f"C{number}", label=name)
+        below.plot(x, slope(bits, *rule), color=f"C{number}", label=name)
     below.set(xlabel="input $x$", ylabel="slope", ylim=(-0.05, 1.9), title="backward pass")
     below.legend(fontsize="small", loc="upper right")
     figure.tight_layout()
