@@ -19,6 +19,7 @@ book: env
 test: env
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check reproduce tests benchmarks
+	$(BIN)/mypy
 	$(BIN)/pytest
 	$(BIN)/pytest --nbval book/
 	$(BIN)/pytest --nbval-lax notebooks/ --ignore-glob='*/run_*'

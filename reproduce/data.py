@@ -96,7 +96,7 @@ def _load(name: str, folder: Path | None) -> Dataset:
         tensors = (_digits if name == "digits" else _patterns)()
     digest = hashlib.sha256()
     for tensor in tensors:
-        digest.update(tensor.numpy())
+        digest.update(tensor.numpy().data)
     return Dataset(*tensors, name=name, sha256=digest.hexdigest())
 
 

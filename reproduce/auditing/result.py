@@ -9,11 +9,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from reproduce import records, storage
 from reproduce.evaluation import wilson
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 BROKEN, STANDS, NO_VERDICT = "broken", "not broken by these attacks", "no verdict"
 
@@ -99,7 +104,7 @@ class Audit:
             why.append(f"{int(kept.sum())} of {len(kept)} survive, which may be half or not")
         return f"{NO_VERDICT}: {'; '.join(why)}" if why else STANDS
 
-    def table(self):
+    def table(self) -> pd.DataFrame:
         """A DataFrame with a row an attack, last the worst case.
 
         family; tried: on how many images, namely all that were right, or those of them that the
@@ -151,7 +156,7 @@ class Audit:
         table = self.table().to_html(float_format=lambda v: f"{v:.3f}", na_rep="")
         return f"<p><b>{html.escape(self.verdict)}</b></p>{table}<ul>{items}</ul>"
 
-    def plot(self):
+    def plot(self) -> Figure:
         """The ladder: accuracy as one attack after another is added, as a matplotlib figure."""
         import matplotlib.pyplot as plt
 

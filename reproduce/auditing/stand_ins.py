@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 from reproduce.attacks import margin
 
@@ -37,11 +38,11 @@ class _Value(torch.autograd.Function):
     """The value of `hard`, the gradient of `soft`."""
 
     @staticmethod
-    def forward(ctx, soft: Tensor, hard: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, soft: Tensor, hard: Tensor) -> Tensor:
         return hard.clone()
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
         return grad, None
 
 
@@ -122,8 +123,8 @@ def _calls(model: nn.Module, images: Tensor) -> dict[str, tuple]:
     calls: dict[str, tuple] = {}
     hard = [n for n, m in model.named_modules() if isinstance(m, _StandIn)]
 
-    def keep(name: str) -> Callable:
-        def hook(layer, args, keywords) -> None:
+    def keep(name: str) -> Callable[..., None]:
+        def hook(layer: nn.Module, args: tuple, keywords: dict) -> None:
             if name not in calls and args and isinstance(args[0], Tensor):
                 if args[0].is_floating_point():
                     # A layer may work in place.
@@ -163,8 +164,8 @@ def _reached(model: nn.Module, names: list[str], images: Tensor, labels: Tensor)
     """At the outputs of which of these layers does the gradient of the margin arrive?"""
     outs: dict[str, Tensor] = {}
 
-    def cut(name: str) -> Callable:
-        def hook(_layer, _args, out):
+    def cut(name: str) -> Callable[..., Tensor | None]:
+        def hook(_layer: nn.Module, _args: tuple, out: object) -> Tensor | None:
             if not isinstance(out, Tensor) or not out.is_floating_point():
                 return None
             outs[name] = out.detach().requires_grad_(True)
@@ -176,7 +177,7 @@ def _reached(model: nn.Module, names: list[str], images: Tensor, labels: Tensor)
     try:
         with torch.enable_grad():
             loss = margin(model(images), labels).sum()
-            grads = [None] * len(outs)
+            grads: Sequence[Tensor | None] = [None] * len(outs)
             if outs and loss.requires_grad:
                 grads = torch.autograd.grad(loss, list(outs.values()), allow_unused=True)
     finally:
