@@ -9,7 +9,6 @@ import math
 import re
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import foolbox
@@ -930,15 +929,6 @@ def test_an_installed_package_writes_where_one_works(monkeypatch, tmp_path):
     monkeypatch.setattr(records, "__file__", str(tmp_path / "site-packages/reproduce/records.py"))
     monkeypatch.chdir(tmp_path)
     assert records.root() == tmp_path / "results"
-
-
-def test_what_the_package_asks_for_is_in_the_list_of_everything():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    text = (ROOT / "requirements.txt").read_text()
-    whole = {line.partition("#")[0].strip() for line in text.splitlines()} - {""}
-    extras = project["optional-dependencies"]
-    assert {*extras["book"], *extras["test"], *project["dependencies"]} == whole
-    assert set(extras) == {"book", "test", "engine"}
 
 
 def test_the_example_in_the_readme_runs_and_prints_what_it_says(capsys):
