@@ -43,7 +43,7 @@ class Check:
     said: str
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False, repr=False)
 class Audit:
     """The result of `audit`.
 
@@ -103,6 +103,16 @@ class Audit:
         if self.attacks and low <= 0.5:
             why.append(f"{int(kept.sum())} of {len(kept)} survive, which may be half or not")
         return f"{NO_VERDICT}: {'; '.join(why)}" if why else STANDS
+
+    def __str__(self) -> str:
+        parts = [f"clean {_percent(self.clean)}"]
+        if self.robust is not None:
+            parts.append(f"robust {_percent(self.robust)}")
+        counts = f"images {len(self.right)}, attacks {len(self.attacks)}"
+        return f"{self.verdict}\n{', '.join(parts)}; eps {255 * self.eps:g}/255, {counts}"
+
+    def __repr__(self) -> str:
+        return f"<Audit: {' | '.join(str(self).splitlines())}>"
 
     def table(self) -> pd.DataFrame:
         """A DataFrame with a row an attack, last the worst case.
@@ -262,6 +272,11 @@ def _cell(text: str) -> str:
 def _found(stored: Mapping) -> Found:
     bits, tried = (records.decoded(stored[n], "bool") for n in ("bits", "tried"))
     return Found(family=stored["family"], bits=bits, tried=tried, seconds=stored["seconds"])
+
+
+def _percent(share: tuple[float, float, float]) -> str:
+    value, low, high = (100 * s for s in share)
+    return f"{value:.1f} % ({low:.1f}–{high:.1f})"
 
 
 def _share(bits: np.ndarray) -> tuple[float, float, float]:

@@ -97,7 +97,7 @@ def _checked(kind: object, function: object) -> Function:
 
 
 def flat_layers(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[list[str], list[str]]:
-    """The layers through which no gradient comes: "name (class)", in the order of the model.
+    """The layers through which no gradient comes, with their class, in the order of the model.
 
     The smallest parts of which this is true. One that saturates here and there is not meant: every
     entry of the gradient of its output must be zero, at all of these images.
@@ -109,7 +109,11 @@ def flat_layers(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[list[
     calls = _calls(model, images)
     flat = {n for n, call in calls.items() if _is_flat(*call)}
     flat = {n for n in flat if not any(other != n and _inside(other, n) for other in flat)}
-    named = {n: f"{n or 'the model'} ({type(calls[n][0]).__name__})" for n in calls if n in flat}
+    named = {
+        n: f"{f'layer {n!r}' if n else 'the model'} of class {type(calls[n][0]).__name__}"
+        for n in calls
+        if n in flat
+    }
     reached = _reached(model, list(named), images, labels)
     return list(named.values()), [said for n, said in named.items() if n in reached]
 
