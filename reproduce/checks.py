@@ -7,6 +7,7 @@ argument's name, the value, and what is allowed. NumPy's scalars are numbers; Tr
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import get_args
 
 import numpy as np
@@ -24,7 +25,7 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def whole(name: str, value: int, least: int | None = None, most: int | None = None) -> int:
+def whole(name: str, value: object, least: int | None = None, most: int | None = None) -> int:
     """A whole number from `least` to `most`, both included."""
     limits = f", at least {least}" if least is not None else ""
     limits = f" in {least}..{most}" if most is not None else limits
@@ -37,7 +38,7 @@ def whole(name: str, value: int, least: int | None = None, most: int | None = No
 
 
 def number(
-    name: str, value: float, low: float = 0.0, high: float = math.inf, *, inside: bool = False
+    name: str, value: object, low: float = 0.0, high: float = math.inf, *, inside: bool = False
 ) -> float:
     """A finite number from `low` to `high`; these themselves unless it must lie `inside`."""
     if high == math.inf:
@@ -56,19 +57,19 @@ def number(
     return value.item() if isinstance(value, np.generic) else value
 
 
-def seed(name: str, value: int) -> int:
+def seed(name: str, value: object) -> int:
     """A seed of torch's generators."""
     return whole(name, value, 0, LAST_SEED)
 
 
-def flag(name: str, value: bool) -> bool:
+def flag(name: str, value: object) -> bool:
     """True or False, and nothing that merely counts as one of them."""
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} is {shown(value)}; it must be True or False")
     return bool(value)
 
 
-def choice(name: str, value: str | None, allowed: object, *, optional: bool = False) -> str | None:
+def choice(name: str, value: object, allowed: object, *, optional: bool = False) -> str | None:
     """One of the values of a Literal, or None where the choice is `optional`."""
     names = get_args(allowed)
     if (optional and value is None) or (isinstance(value, str) and value in names):
@@ -77,7 +78,7 @@ def choice(name: str, value: str | None, allowed: object, *, optional: bool = Fa
     raise ValueError(f"{name} is {shown(value)}; choose one of {', '.join(names)}{ending}")
 
 
-def settle(settings: object, check, *names: str, **limits) -> None:
+def settle(settings: object, check: Callable[..., object], *names: str, **limits: object) -> None:
     """Check these fields of a frozen dataclass, and put what the check gives into them."""
     for name in names:
         object.__setattr__(settings, name, check(name, getattr(settings, name), **limits))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,9 @@ CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 class Normalize(nn.Module):
     """Subtract a mean and divide by a standard deviation, per channel."""
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
@@ -53,9 +57,9 @@ def folded(model: nn.Module) -> nn.Module:
     """
     model = copy.deepcopy(model).eval()
     for block in [m for m in model.modules() if isinstance(m, nn.Sequential)]:
-        for i in range(len(block) - 1):
-            if isinstance(block[i], nn.Conv2d) and isinstance(block[i + 1], nn.BatchNorm2d):
-                block[i] = fuse_conv_bn_eval(block[i], block[i + 1])
+        for i, (one, other) in enumerate(pairwise(list(block))):
+            if isinstance(one, nn.Conv2d) and isinstance(other, nn.BatchNorm2d):
+                block[i] = fuse_conv_bn_eval(one, other)
                 block[i + 1] = nn.Identity()
     return model
 
@@ -124,6 +128,7 @@ class BasicBlock(nn.Module):
             _conv3x3(channels_out, channels_out),
             nn.BatchNorm2d(channels_out),
         )
+        self.shortcut: nn.Module
         if stride == 1 and channels_in == channels_out:
             self.shortcut = nn.Identity()
         elif shortcut == "pad":

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +50,16 @@ def shortfall(logits: Tensor, labels: Tensor, confidence: float) -> Tensor:
     return confidence - margin(logits, labels) + EDGE * logits.detach().abs().amax(1)
 
 
-def check_settings(attack) -> None:
+class Searching(Protocol):
+    """Settings of a search for c."""
+
+    @property
+    def search_steps(self) -> int: ...
+    @property
+    def initial_c(self) -> float: ...
+
+
+def check_settings(attack: object) -> None:
     """Check the fields that both attacks have."""
     settle(attack, whole, "search_steps", least=1)
     settle(attack, number, "lr", "initial_c", inside=True)
@@ -116,7 +125,7 @@ def smallest_perturbations(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
-    attack,
+    attack: Searching,
     minimise: Callable[[Search, Tensor], None],
     *,
     batch_size: int,
@@ -198,7 +207,9 @@ class CarliniWagner:
                 model, images, labels, self, minimise, batch_size=max(1, len(images))
             )
 
-    def _minimise(self, model: nn.Module, begin, search: Search, index: Tensor) -> None:
+    def _minimise(
+        self, model: nn.Module, begin: Callable[[], object], search: Search, index: Tensor
+    ) -> None:
         start = torch.atanh((2 * search.images[index] - 1) * (1 - SHRINK))
         w, origin = start, (torch.tanh(start) + 1) / 2
         mean, square = torch.zeros_like(w), torch.zeros_like(w)

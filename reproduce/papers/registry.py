@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from reproduce.names import PAPERS, SCALES
 from reproduce.papers import double, dqa, originals
 from reproduce.papers.double import HardenedNetwork, ImageNetwork
 from reproduce.papers.dqa import ActivationNetwork, Substitute
 from reproduce.papers.originals import OriginalNetwork
 from reproduce.papers.units import Measurement, Network
-
-SCALES = ("smoke", "laptop", "workstation", "paper", "original")
-PAPERS = ("dqa", "double-quantization")
-SUITES = ("table", "held-out", "trial", "file", "shown", "norms", "transfer", "checks")
 
 
 def networks(

@@ -42,7 +42,7 @@ class _Keyed:
 class Network(_Keyed):
     """One training: on what, of what, how, and from which seed.
 
-    Args: dataset: a name of reproduce.data. scale: one of registry.SCALES. training: how; None of a
+    Args: dataset: one of names.DATASETS. scale: one of names.SCALES. training: how; None of a
           network that others trained, which `pretrained` reads. train_images: how many, from the
           first on; None for all.
     """
