@@ -7,7 +7,7 @@ const vm = require("vm");
 
 const folder = process.argv[2];
 const load = (name) => vm.runInThisContext(fs.readFileSync(path.join(folder, name), "utf8"), name);
-const parts = ["live", "layers", "quantizers", "networks", "attacks", "dither"];
+const parts = ["live", "layers", "quantizers", "networks", "attacks", "dither", "double"];
 for (const name of [...parts, "examples"]) load(`${name}.js`);
 
 // A network by its name, and an image of the examples in [0, 1].

@@ -36,10 +36,11 @@ Live.define((Live) => {
     }
   };
 
-  // The share of the image's pixels at which a square is set, falling with the queries.
-  const share = (query) => {
+  // The share of the image's pixels that a square covers: it falls with the part of the queries that
+  // is spent, here in ten thousandths.
+  const share = (spent) => {
     const after = [10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000];
-    return 0.8 / 2 ** after.filter((n) => query > n).length;
+    return 0.8 / 2 ** after.filter((n) => spent > n).length;
   };
 
   // Random search that asks for nothing but answers: a square is kept where it lowers the margin of
@@ -56,7 +57,8 @@ Live.define((Live) => {
     let logits = network.logits(x);
     yield { x, logits };
     for (let query = 0; query < queries && Live.argmax(logits) === label; query++) {
-      const side = Math.max(Math.round(Math.sqrt(share(query) * height * width)), 1);
+      const spent = Math.trunc((query / queries) * 10000);
+      const side = Math.max(Math.round(Math.sqrt(share(spent) * height * width)), 1);
       const top = Math.floor((height - side) * random());
       const left = Math.floor((width - side) * random());
       const next = x.slice();
