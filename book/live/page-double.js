@@ -17,7 +17,7 @@
     // In the address both parts stand together, so their controls have names of their own.
     const settings = () => {
       const { depth, size, draw, ...others } = LivePage.settings(form);
-      return { ...others, bits: depth, eps: size, seed: draw };
+      return { ...others, bits: Number(depth), eps: size, seed: draw };
     };
     const chosenPicture = ({ picture }) => (picture === "own" ? own : pictures.images[picture]);
 

@@ -27,12 +27,13 @@
 
     async function reset() {
       const mine = ++turn;
+      walk = null;
       const chosen = settings();
       const quantized = chosen.activation !== "relu";
       form.elements.bits.disabled = form.elements.rule.disabled = !quantized;
       form.elements.temperature.disabled = !quantized || chosen.rule !== "sigmoid";
       part("box").hidden = chosen.digit !== "drawn";
-      if (!walk) LivePage.paint(part("clean"), image(chosen), shape);
+      LivePage.paint(part("clean"), image(chosen), shape);
       say("Loading the network …");
       try {
         await LivePage.load(networkName(chosen));
@@ -185,6 +186,7 @@
     part("again").addEventListener("click", reset);
     part("clear").addEventListener("click", drawing.clear);
     part("moment").addEventListener("input", ({ target }) => {
+      if (!walk) return;
       turn++;
       look(Number(target.value));
     });
