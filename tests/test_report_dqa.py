@@ -192,6 +192,13 @@ def test_a_quantised_network_stands_beside_relu_of_its_own_seed(folders):
     assert found["lead"].tolist() == [30, 6]
 
 
+def test_relus_one_backward_rule_is_met_as_the_straight_through_rule_of_the_others(folders):
+    own, through, table = "rule/own", "rule/straight_through", "table/pgd"
+    relu = tried(network(), {own: 20, table: 60}, only={"clean", own, table})
+    fixed = tried(network("fixed", 1), {through: 50, table: 60}, only={"clean", through, table})
+    assert dqa.beside_control({"ReLU": [relu], "a": [fixed]})["lead"].tolist() == [30]
+
+
 # --- Tables 1 and 2 -------------------------------------------------------------------------------
 
 
