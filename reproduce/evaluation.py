@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from statistics import NormalDist
 
 import numpy as np
@@ -42,9 +43,9 @@ def correct(
              seed: of the attack's random starts.
     Returns: (N,) bool on the CPU.
     Raises:  TypeError, ValueError: images and labels that are none, or not one each, labels that
-             are no classes of the model, a bad batch_size or seed. FloatingPointError: a logit is
-             NaN or infinite. RuntimeError: the attack left its ball, or [0, 1]. After any of these,
-             or an interruption, the model is as it was.
+             are no classes of the model, a bad batch_size or seed, an attack that left its ball, or
+             [0, 1]. FloatingPointError: a logit is NaN or infinite. After any of these, or an
+             interruption, the model is as it was.
     """
     as_floats = isinstance(images, Tensor) and images.is_floating_point()
     if as_floats and len(images):
@@ -57,26 +58,41 @@ def correct(
     source_model = model if source_model is None else source_model
     hits = []
     with eval_mode(model), full_float32():
-        for number, start in enumerate(range(0, len(images), batch_size)):
-            x = images[start : start + batch_size].to(device)
+        for x, y, drawn in batches(images, labels, batch_size, seed):
+            x, y = x.to(device), y.to(device)
             x = x if as_floats else to_float(x)
-            y = labels[start : start + batch_size].to(device)
             if attack is not None:
-                clean, x = x, perturb(source_model, attack, x, y, batch_seed(seed, number))
-                _check_bounds(attack, clean, x)
+                reach = getattr(attack, "eps_255", 255) / 255
+                x = checked(str(attack), perturb(source_model, attack, x, y, drawn), x, reach)
             with torch.no_grad(), answers_watched(model, y):
                 hits.append((model(x).argmax(1) == y).cpu())
     return torch.cat(hits)
 
 
-def _check_bounds(attack: Attack, clean: Tensor, x: Tensor) -> None:
-    low, high, far = x.min().item(), x.max().item(), (x - clean).abs().max().item()
-    reach = getattr(attack, "eps_255", 255) / 255
-    if not (low >= 0 and high <= 1 and far <= reach + 1e-5):
-        raise RuntimeError(
-            f"{attack} made values from {low:g} to {high:g}, up to {255 * far:g} grey levels from "
-            f"the images; allowed are 0 to 1 and {255 * reach:g} grey levels"
+def batches(
+    images: Tensor, labels: Tensor, batch_size: int, seed: int
+) -> Iterator[tuple[Tensor, Tensor, int]]:
+    """Images and labels, so many at a time and in their order, and the attack's seed for them."""
+    parts = zip(images.split(batch_size), labels.split(batch_size), strict=True)
+    for number, (x, y) in enumerate(parts):
+        yield x, y, batch_seed(seed, number)
+
+
+def checked(name: str, made: Tensor, clean: Tensor, eps: float) -> Tensor:
+    """What an attack made of images (N, C, H, W) in [0, 1]. Raises: ValueError: it is no such
+    images, or left the ball of radius `eps`, or [0, 1]."""
+    if not isinstance(made, Tensor) or made.shape != clean.shape or made.dtype != clean.dtype:
+        shape = f"float32 of shape {tuple(clean.shape)}"
+        got = f"{made.dtype} of shape {tuple(made.shape)}" if isinstance(made, Tensor) else made
+        raise ValueError(f"{name} made {got}; it must be {shape}")
+    made = made.detach().to(clean.device)
+    far, low, high = (made - clean).abs().max().item(), made.min().item(), made.max().item()
+    if not (far <= eps + 1e-5 and low >= 0 and high <= 1):  # nor NaN
+        raise ValueError(
+            f"{name} went {255 * far:.4g}/255 from the images, to values in "
+            f"[{low:g}, {high:g}]; allowed are {255 * eps:.4g}/255 and [0, 1]"
         )
+    return made
 
 
 def wilson(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +12,7 @@ import torchattacks
 from torch import Tensor, nn
 
 from reproduce.attacks import (
+    DDN,
     FGSM,
     KINDS,
     PGD,
@@ -28,7 +29,7 @@ from reproduce.attacks import (
 from reproduce.attacks.base import under_attack
 from reproduce.attacks.black_box import quiet_foolbox
 from reproduce.auditing.inputs import answers
-from reproduce.evaluation import batch_seed
+from reproduce.evaluation import batches, checked
 
 SUITES = ("quick", "standard")
 Run = Callable[[Tensor, Tensor, int], Tensor]  # (images, labels, seed) -> adversarial images
@@ -114,7 +115,7 @@ class Target:
     def ready(self, name: str, attack: object, eps: float) -> tuple[str, Run]:
         """(family, what makes the images). Raises: TypeError, ValueError: not for this ball."""
         if isinstance(attack, KINDS):
-            if isinstance(attack, CarliniWagner | ZOO):
+            if isinstance(attack, CarliniWagner | DDN | ZOO):
                 raise TypeError(f"{name} looks for the smallest perturbation and has no eps")
             if attack.eps_255 > 255 * eps + 1e-3:
                 raise ValueError(f"{name} has eps_255 {attack.eps_255:g}; it is {255 * eps:g} here")
@@ -160,25 +161,6 @@ class Target:
         rows = torch.from_numpy(some).to(self.images.device)
         made = self.images.clone()
         if some.any():
-            parts = self._batches(rows)
-            made[rows] = torch.cat([self._sound(name, run(x, y, s), x, eps) for x, y, s in parts])
+            parts = batches(self.images[rows], self.labels[rows], self.batch_size, self.seed)
+            made[rows] = torch.cat([checked(name, run(x, y, s), x, eps) for x, y, s in parts])
         return made, time.perf_counter() - started
-
-    def _batches(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor, int]]:
-        parts = (t[rows].split(self.batch_size) for t in (self.images, self.labels))
-        for number, (x, y) in enumerate(zip(*parts, strict=True)):
-            yield x, y, batch_seed(self.seed, number)
-
-    def _sound(self, name: str, made: Tensor, clean: Tensor, eps: float) -> Tensor:
-        if not isinstance(made, Tensor) or made.shape != clean.shape or made.dtype != clean.dtype:
-            shape = f"float32 of shape {tuple(clean.shape)}"
-            got = f"{made.dtype} of shape {tuple(made.shape)}" if isinstance(made, Tensor) else made
-            raise ValueError(f"{name} made {got}; it must be {shape}")
-        made = made.detach().to(clean.device)
-        far, low, high = (made - clean).abs().max().item(), made.min().item(), made.max().item()
-        if not (far <= eps + 1e-5 and low >= 0 and high <= 1):  # nor NaN
-            raise ValueError(
-                f"{name} went {255 * far:.4g}/255 from the images, to values in "
-                f"[{low:g}, {high:g}]; allowed are {255 * eps:.4g}/255 and [0, 1]"
-            )
-        return made

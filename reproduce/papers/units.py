@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from reproduce import data, models, records
 from reproduce.attacks import DDN, ZOO, Attack, CarliniWagner, bpda, full_float32
-from reproduce.evaluation import batch_seed, correct
+from reproduce.evaluation import batches, correct
 from reproduce.quantizers import Backward, FixedQuantizer
 from reproduce.training import Settings, derived_seed
 
@@ -261,10 +261,8 @@ class Norms(Measurement):
         images, labels = self.first(dataset)
         found = []
         with bpda(model, self.backward, self.temperature):
-            batches = zip(images.split(self.batch), labels.split(self.batch), strict=True)
-            for number, (x, y) in enumerate(batches):
-                drawn = not isinstance(self.attack, CarliniWagner)
-                seed = {"seed": batch_seed(self.seed, number)} if drawn else {}
+            for x, y, drawn in batches(images, labels, self.batch, self.seed):
+                seed = {} if isinstance(self.attack, CarliniWagner) else {"seed": drawn}
                 x = data.to_float(x.to(device))
                 found.append(self.attack.run(model, x, y.to(device), **seed).norms.cpu())
         return Outcome(norms=torch.cat(found))
