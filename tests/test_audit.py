@@ -488,6 +488,7 @@ BAD = {
         TypeError,
         "smallest perturbation",
     ),
+    "no eps, DDN": ({"suite": [attacks.DDN(steps=1)]}, TypeError, "smallest perturbation"),
     "far": ({"suite": {"mine": PGD(90, 2, 3)}}, ValueError, "mine has eps_255 90; it is 51 here"),
     "batch size": ({"batch_size": 0}, ValueError, "batch_size is 0"),
     "seed": ({"seed": -1}, ValueError, "seed is -1"),
