@@ -78,10 +78,10 @@ def chosen(args: argparse.Namespace) -> list[Entry]:
 
 def _of_key(start: str, found: list[Entry], *, of_networks: bool) -> list[Entry]:
     """Those of one key, or those of the network that has it."""
-    keys = {e: {e.unit.key, e.network.key} if of_networks else {e.unit.key} for e in found}
-    begun = {k for own in keys.values() for k in own if k.startswith(start)}
+    keys = [{e.unit.key, e.network.key} if of_networks else {e.unit.key} for e in found]
+    begun = {k for own in keys for k in own if k.startswith(start)}
     key = the_key(start, begun) if begun else start
-    return [e for e in found if key in keys[e]]
+    return [e for e, own in zip(found, keys, strict=True) if key in own]
 
 
 def the_key(start: str, keys: Iterable[str]) -> str:
