@@ -11,7 +11,7 @@ export OMP_NUM_THREADS ?= 1
 # Where it is set, a notebook's figures would not be shown.
 unexport MPLBACKEND
 
-.PHONY: bench book clean env results test test-engine
+.PHONY: asked bench book clean env results test test-engine
 
 book: env
 	$(BIN)/python notebooks/execute.py
@@ -36,11 +36,14 @@ bench: env
 PROFILE ?= local
 SNAKEMAKE := $(or $(wildcard $(BIN)/snakemake),$(shell command -v snakemake))
 
-results: env
-	$(if $(SCALE),,$(error Say of what scale: make results SCALE=smoke, laptop, workstation or paper))
-	$(if $(SNAKEMAKE),,$(error Snakemake is missing: $(BIN)/pip install '.[engine]', or pipx install snakemake))
+results: asked env
 	$(SNAKEMAKE) --profile profiles/$(PROFILE) \
 	  --config python=$(CURDIR)/$(BIN)/python scale=$(SCALE) $(if $(PAPER),paper=$(PAPER))
+
+# Before an environment is made for nothing.
+asked:
+	$(if $(SCALE),,$(error Say of what scale: make results SCALE=smoke, laptop, workstation or paper))
+	$(if $(SNAKEMAKE),,$(error Snakemake is missing: $(BIN)/pip install '.[engine]', or pipx install snakemake))
 
 test-engine: env
 	$(BIN)/pytest tests/test_snakefile.py tests/engine

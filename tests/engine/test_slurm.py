@@ -129,7 +129,7 @@ def test_a_killed_job_a_killed_worker_and_a_time_limit_leave_the_records_of_a_pl
             "--slurm-init-seconds-before-status-checks", "5",
             "--seconds-between-status-checks", "5",
             "--slurm-logdir", short / "logs", "--slurm-keep-successful-logs",
-            "--default-resources", "runtime=1", "mem_mb=6000",
+            "--default-resources", "runtime=2", "mem_mb=6000",
             "--config", f"python={sys.executable}", "scale=smoke", "dataset=digits", "seed=0",
         ]  # fmt: skip
         started = time.monotonic()
