@@ -1,5 +1,7 @@
 # `make book` builds the site, `make test` runs every test, `make bench` measures the speed of every
-# stage in under two minutes; each makes the environment $(VENV) first.
+# stage in under two minutes; each makes the environment $(VENV) first. `make results SCALE=smoke
+# [PAPER=dqa]` runs what is missing as Snakemake's jobs, `make test-engine` some of them under SLURM.
+# `make clean` removes what can be built again, and no environment, record, weight or checkpoint.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 # Where it is set, a notebook's figures would not be shown.
 unexport MPLBACKEND
 
-.PHONY: bench book env test
+.PHONY: asked bench book clean env results test test-engine
 
 book: env
 	$(BIN)/python notebooks/execute.py
@@ -21,7 +23,7 @@ test: env
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check reproduce tests benchmarks
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest --ignore=tests/engine
 	$(BIN)/pytest --nbval book/
 	$(BIN)/pytest --nbval-lax notebooks/ --ignore-glob='*/run_*'
 	new=$$(mktemp -d) && REPRODUCE_RESULTS=$$new REPRODUCE_CACHE=$$new $(BIN)/pytest --nbval-lax notebooks/run_*.ipynb; \
@@ -31,6 +33,26 @@ test: env
 # As many threads as there are: here speed is the point.
 bench: env
 	env -u OMP_NUM_THREADS $(BIN)/python benchmarks/speed.py
+
+# As many jobs as cores, one thread each. A snakemake in PATH will do; PROFILE=slurm sends them to SLURM.
+PROFILE ?= local
+SNAKEMAKE := $(or $(wildcard $(BIN)/snakemake),$(shell command -v snakemake))
+
+results: asked env
+	$(SNAKEMAKE) --profile profiles/$(PROFILE) \
+	  --config python=$(CURDIR)/$(BIN)/python scale=$(SCALE) $(if $(PAPER),paper=$(PAPER))
+
+# Before an environment is made for nothing.
+asked:
+	$(if $(SCALE),,$(error Say of what scale: make results SCALE=smoke, laptop, workstation or paper))
+	$(if $(SNAKEMAKE),,$(error Snakemake is missing: $(BIN)/pip install '.[engine]', or pipx install snakemake))
+
+test-engine: env
+	$(BIN)/pytest tests/test_snakefile.py tests/engine
+
+clean:
+	rm -rf _build build .snakemake .pytest_cache .ruff_cache .hypothesis
+	find reproduce tests notebooks benchmarks book -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
 env: $(VENV)/installed
 

@@ -18,8 +18,19 @@ from pathlib import Path
 PYTHON = config.get("python", "python")
 FILTERS = ("paper", "scale", "seed", "dataset", "cell", "suite")
 ASKED = [f"--{name}={config[name]}" for name in FILTERS if name in config]
-LISTED = subprocess.check_output([PYTHON, "-m", "reproduce", "list", "--json", *ASKED], text=True)
-MISSING = [u for u in map(json.loads, LISTED.splitlines()) if not Path(u["path"]).exists()]
+LISTING = Path(".snakemake/jobs/listing.jsonl")
+if workflow.is_main_process:
+    LISTED = subprocess.check_output(
+        [PYTHON, "-m", "reproduce", "list", "--json", *ASKED], text=True
+    )
+    LISTED = "".join(
+        line for line in LISTED.splitlines(True) if not Path(json.loads(line)["path"]).exists()
+    )
+    LISTING.parent.mkdir(parents=True, exist_ok=True)
+    LISTING.write_text(LISTED)
+else:  # a job: of what was missing when all began, or a suite half done had another mark by now
+    LISTED = LISTING.read_text()
+MISSING = [json.loads(line) for line in LISTED.splitlines()]
 TRAININGS = {u["key"] for u in MISSING if u["suite"] == "network"}
 
 JOBS = defaultdict(list)

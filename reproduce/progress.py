@@ -14,22 +14,24 @@ from reproduce.training import Progress
 class Shown:
     """Called as the runner's report. Without a bar: a line at the start, and one every minute.
 
-    Args: bar: whether to draw one; None for only on a terminal.
+    Args: bar: whether to draw one; None for only on a terminal. quiet: show neither.
     """
 
     EVERY_S = 60.0
 
-    def __init__(self, bar: bool | None = None) -> None:
-        self._disable = None if bar is None else not bar
+    def __init__(self, bar: bool | None = None, *, quiet: bool = False) -> None:
+        self._disable = True if quiet else None if bar is None else not bar
+        self._quiet = quiet
         self._bar: tqdm | None = None
         self._said = 0.0
 
     def __call__(self, unit: Unit, progress: Progress | None) -> None:
-        name = f"{unit.folder.partition('/')[2]} {unit.name}"
+        name = f"{unit.folder} {unit.name}"
         if progress is None or self._bar is None:
             self.close()
             options = {"mininterval": 1, "leave": False, "disable": self._disable}
-            self._bar = tqdm(desc=name, unit="step", **options)
+            # A bar has little room: there without the experiment.
+            self._bar = tqdm(desc=name.partition("/")[2], unit="step", **options)
             self._line(self._bar, name, "begun")
             return
         bar = self._bar
@@ -48,7 +50,7 @@ class Shown:
 
     def _line(self, bar: tqdm, name: str, what: str) -> None:
         self._said = time.monotonic()
-        if bar.disable:
+        if bar.disable and not self._quiet:
             print(f"{name}: {what}", file=sys.stderr, flush=True)
 
     def close(self) -> None:

@@ -18,12 +18,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reproduce import __main__ as cli
-from reproduce import data, records, runner, storage
+from reproduce import cli, data, records, runner, storage
 from reproduce.attacks import PGD
+from reproduce.cli import arguments, running
 from reproduce.papers import dqa, registry
 from reproduce.papers.units import Evaluation
-from reproduce.progress import Shown
 from reproduce.training import Interrupted
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,8 +87,8 @@ def command(*arguments: str, **environment: str) -> subprocess.Popen:
 
 @given(h=st.integers(0, 99), m=st.integers(0, 999), s=st.integers(1, 9999))
 def test_a_duration_is_its_hours_minutes_and_seconds(h, m, s):
-    assert cli.seconds(f"{h}h{m}m{s}s") == 3600 * h + 60 * m + s
-    assert cli.seconds(f"{m}m{s}s") == 60 * m + s
+    assert arguments.seconds(f"{h}h{m}m{s}s") == 3600 * h + 60 * m + s
+    assert arguments.seconds(f"{m}m{s}s") == 60 * m + s
 
 
 @pytest.mark.parametrize(
@@ -98,7 +97,7 @@ def test_a_duration_is_its_hours_minutes_and_seconds(h, m, s):
 )
 def test_what_is_no_duration_is_refused(text):
     with pytest.raises(argparse.ArgumentTypeError, match=r"write 90s|must lie between"):
-        cli.seconds(text)
+        arguments.seconds(text)
 
 
 @pytest.mark.parametrize(
@@ -116,6 +115,11 @@ def test_what_is_no_duration_is_refused(text):
         (["list", "--suite", "all"], "invalid choice: 'all'"),
         (["run", "--json"], "unrecognized arguments: --json"),
         (["list", "--time-budget", "9m"], "unrecognized arguments"),
+        (["list", "--key", "12D8FF7E"], "'12D8FF7E' is no key; give its first 4 to 8 hex digits"),
+        (["show"], "required: KEY"),
+        (["show", "12d"], "'12d' is no key"),
+        (["compare", "12d8ff7e"], "required: KEY"),
+        (["export", "--csv", "--latex"], "not allowed with argument"),
     ],
 )
 def test_a_bad_argument_ends_with_code_2_and_names_itself(capsys, arguments, names):
@@ -126,13 +130,17 @@ def test_a_bad_argument_ends_with_code_2_and_names_itself(capsys, arguments, nam
 
 
 @pytest.mark.parametrize("command", ["list", "status", "run"])
-@pytest.mark.parametrize("filters", [["--cell", "fixed-9bit"], ["--key", "00000000"]])
-def test_filters_that_leave_nothing_end_with_code_2_and_one_line(capsys, command, filters):
+@pytest.mark.parametrize(
+    ("filters", "helps"),
+    [(["--cell", "fixed-9bit"], "the cells are "), (["--key", "00000000"], "reproduce list")],
+)
+def test_filters_that_leave_nothing_end_with_code_2_and_one_line(capsys, command, filters, helps):
     code = cli.main([command, "--scale", "smoke", "--dataset", "digits", *filters])
     out, err = capsys.readouterr()
     assert code == 2 and out == "" and err.count("\n") == 1
     assert err.startswith("error: nothing has scale='smoke', dataset='digits', ")
-    assert filters[1] in err and "dynamic-3bit" in err
+    assert filters[1] in err and helps in err
+    assert ("dynamic-3bit" in err) == ("--cell" in filters), "a key has nothing to do with cells"
 
 
 @pytest.mark.parametrize(("argument", "code"), [("--help", 0), ("--version", 0), ("walk", 2)])
@@ -201,11 +209,12 @@ def listed(capsys, *filters: str) -> list[dict]:
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-def test_list_prints_a_line_for_each_unit_with_its_folder_name_and_key(capsys, few):
+def test_list_prints_a_line_for_each_unit_with_its_folder_name_suite_and_key(capsys, few):
     assert cli.main(["list"]) == 0
     lines = {tuple(line.split()) for line in capsys.readouterr().out.splitlines()}
-    units = [u for n in TINY for u in (n, *suite(n).values())]
-    assert lines == {(u.folder, u.name, u.key) for u in units}
+    networks = {(n.folder, n.name, "network", n.key) for n in TINY}
+    measured = {(m.folder, m.name, "table", m.key) for n in TINY for m in suite(n).values()}
+    assert lines == networks | measured
 
 
 def test_list_as_json_says_what_a_unit_needs_where_its_files_stand_and_what_it_costs(capsys, few):
@@ -400,7 +409,7 @@ def test_without_weights_the_other_units_are_run(capsys, few):
 
 
 def test_stopped_with_work_left_the_code_is_75_and_a_second_call_goes_on(capsys, few, monkeypatch):
-    genuine, steps = Shown.__call__, []
+    genuine, steps = running.Shown.__call__, []
 
     def third(self, unit, progress):
         genuine(self, unit, progress)
@@ -408,8 +417,8 @@ def test_stopped_with_work_left_the_code_is_75_and_a_second_call_goes_on(capsys,
         if len(steps) == 3:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(Shown, "__call__", third)
-    assert cli.main(["run"]) == cli.LEFT == 75
+    monkeypatch.setattr(running.Shown, "__call__", third)
+    assert cli.main(["run"]) == running.LEFT == 75
     assert "call again to resume" in capsys.readouterr().out
     assert list(records.every()) == [] and list((storage.cache() / "checkpoints").iterdir())
     assert cli.main(["run"]) == 0
@@ -420,7 +429,7 @@ def test_a_budget_stops_a_run_with_code_75(capsys, few, monkeypatch):
     def slow(self, unit, progress):
         threading.Event().wait(0.3)
 
-    monkeypatch.setattr(Shown, "__call__", slow)
+    monkeypatch.setattr(running.Shown, "__call__", slow)
     assert cli.main(["run", "--time-budget", "1s"]) == 75
     assert not any(r.error for r in records.every())
 
@@ -439,7 +448,7 @@ def test_a_unit_that_another_process_runs_is_waited_for_while_others_are_run(
         if len(naps) == 3:
             lock.release()
 
-    monkeypatch.setattr(cli.time, "sleep", nap)
+    monkeypatch.setattr(running.time, "sleep", nap)
     assert cli.main(["run"]) == 0
     assert naps == [6, 6, 6], "what can be run is run first"
     assert capsys.readouterr().err.count("waiting for another process at dqa-digits") == 1
@@ -448,8 +457,8 @@ def test_a_unit_that_another_process_runs_is_waited_for_while_others_are_run(
 def test_where_the_output_is_no_terminal_progress_comes_in_lines(capsys, few, monkeypatch):
     assert cli.main(["run", "--cell", "relu", "--suite", "network"]) == 0
     err = capsys.readouterr().err.splitlines()
-    assert err == [f"{TINY[1].folder.split('/')[1]} network: begun"], "a minute has not passed"
-    monkeypatch.setattr(Shown, "EVERY_S", 0.0)
+    assert err == [f"{TINY[1].folder} network: begun"], "a minute has not passed"
+    monkeypatch.setattr(running.Shown, "EVERY_S", 0.0)
     assert cli.main(["run", "--cell", "fixed-2bit", "--suite", "network"]) == 0
     err = capsys.readouterr().err.splitlines()
     steps = [line.split(": ")[1].rpartition(", loss")[0] for line in err[1:]]

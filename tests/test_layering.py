@@ -16,7 +16,7 @@ PACKAGE = Path(reproduce.__file__).resolve().parent
 
 # Each layer may import what stands below it, and nothing beside it; within a folder all may.
 LAYERS = [
-    {"__main__", "notebook"},
+    {"cli", "notebook"},
     {"runner", "report"},
     {"auditing", "papers", "progress"},
     {"evaluation", "records", "training"},
@@ -34,8 +34,10 @@ def named(path: Path) -> str:
 
 
 def layer(path: Path) -> str:
-    """The name in LAYERS that a module's file belongs to: its own, or its subpackage's."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    """The name in LAYERS that a module's file belongs to: its own, or its subpackage's; what
+    `python -m reproduce` starts is the door of cli."""
+    name = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return "cli" if name == "__main__" else name
 
 
 def imported(source: str) -> set[str]:

@@ -169,3 +169,16 @@ def test_outcomes_and_curves_are_tables_of_what_is_in_the_records():
     share = 100 * hits.correct / 24
     assert table["right %"][0].startswith(f"{share:.1f} (")
     assert table["right %"][1].startswith("25.0 (") and table["median norm"][1] == 2
+
+
+def test_every_scale_that_is_offered_has_networks_and_suites():
+    lines = parameters(NOTEBOOKS / "run_network.ipynb").splitlines()
+    (offered,) = [x.partition("# ")[2] for x in lines if x.startswith("scale")]
+    everywhere, _, rest = offered.partition("; of dqa on cifar10 ")
+    assert (everywhere, rest) == ("smoke, laptop, paper", "workstation, too")
+    kind = {"activation": "fixed", "mixed": False, "dithered": True, "halftone": ""}
+    wanted = [(p, d, s) for p in registry.PAPERS for s in everywhere.split(", ")
+              for d in (("digits", "patterns") if s == "smoke" else ("mnist", "cifar10"))]  # fmt: skip
+    for paper, dataset, scale in (*wanted, ("dqa", "cifar10", "workstation")):
+        one = notebook.network(paper, dataset, bits=2, scale=scale, seed=0, **kind)
+        assert one.scale == scale and "table" in registry.suites(one)

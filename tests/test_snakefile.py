@@ -1,0 +1,56 @@
+"""What the Snakefile makes jobs of, without running one; skipped where Snakemake is missing."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reproduce import runner
+from reproduce.papers import registry
+
+ROOT = Path(__file__).resolve().parent.parent
+SNAKEMAKE = shutil.which("snakemake", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+
+pytestmark = pytest.mark.skipif(SNAKEMAKE is None, reason="snakemake is not installed")
+
+
+def planned(folder: Path, *words: str) -> list[str]:
+    """The rules of the jobs that a dry run in a folder names."""
+    config = [f"python={sys.executable}", "scale=smoke", "dataset=digits", "seed=0"]
+    command = [SNAKEMAKE, "--dry-run", "--snakefile", ROOT / "Snakefile", "--directory", folder,
+               "--cores", "1", *words, "--config", *config]  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return re.findall(r"^(?:local)?rule (\w+):$", done.stdout + done.stderr, re.MULTILINE)
+
+
+def test_a_suite_is_a_job_after_the_trainings_it_needs_and_what_is_done_is_none(folders):
+    networks = list(registry.networks("dqa", "smoke", 0))
+    one, other = [n for n in networks if n.dataset == "digits"][:2]
+    asked = f"table_{one.key}", f"trial_{other.key}"
+    expected = {"data_digits", *asked, f"network_{one.key}", f"network_{other.key}"}
+    found = planned(folders, *asked)
+    assert len(found) == len(expected) and set(found) == expected
+    runner.run(one, runner.Stop())
+    assert set(planned(folders, *asked)) == expected - {f"network_{one.key}"}
+
+
+def test_a_job_that_was_begun_knows_its_mark_although_its_suite_is_half_done(folders):
+    network = next(n for n in registry.networks("dqa", "smoke", 0) if n.dataset == "digits")
+    planned(folders, f"table_{network.key}")
+    listing = folders / ".snakemake" / "jobs" / "listing.jsonl"
+    listed = listing.read_text()
+    runner.run(registry.measurements(network, "table")[0], runner.Stop())
+    command = [SNAKEMAKE, "--dry-run", "--snakefile", ROOT / "Snakefile", "--directory", folders,
+               "--cores", "1", "--mode", "subprocess", f"table_{network.key}",
+               "--config", f"python={sys.executable}"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert listing.read_text() == listed and f"table_{network.key}" in done.stdout + done.stderr
