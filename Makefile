@@ -1,5 +1,6 @@
-# `make book` builds the site, `make test` runs every test, `make bench` measures the speed of every
-# stage in under two minutes; each makes the environment .venv first.
+# `make book` builds the site, `make test` runs every test, `make browser` those that visit the site
+# (chromium and node are needed), `make bench` measures the speed of every stage in under two
+# minutes; each makes the environment .venv first.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 # Where it is set, a notebook's figures would not be shown.
 unexport MPLBACKEND
 
-.PHONY: bench book env test
+.PHONY: bench book browser env test
 
 book: env
 	$(BIN)/python notebooks/execute.py
@@ -25,6 +26,12 @@ test: env
 	new=$$(mktemp -d) && REPRODUCE_RESULTS=$$new REPRODUCE_CACHE=$$new $(BIN)/pytest --nbval-lax notebooks/run_*.ipynb; \
 	failed=$$?; rm -rf $$new; exit $$failed
 	$(BIN)/jupyter-book build -W -n --keep-going --all book/
+	$(BIN)/pytest tests/browser
+
+# What it installs in tests/browser, `make test` uses from then on.
+browser: book
+	cd tests/browser && npm ci
+	$(BIN)/pytest tests/browser
 
 # As many threads as there are: here speed is the point.
 bench: env
