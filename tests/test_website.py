@@ -172,3 +172,36 @@ def test_a_page_bears_the_day_of_its_last_commit_and_none_outside_a_checkout(web
     commit("two.ipynb", "2026-02-03")
     commit("one.md", "2026-03-04")
     assert website.changed(tmp_path) == {"one": "2026-03-04", "two": "2026-02-03"}
+
+
+# --- The API page ---------------------------------------------------------------------------------
+
+
+def test_blocks_of_a_docstring_become_fields_names_code_and_nothing_else_markup(monkeypatch):
+    docstrings = load("docstrings", monkeypatch)
+    lines = """\
+Give 2**bits levels of `x`, |x| <= 1.
+
+    a  b_
+
+Args:    x: (...) float.
+         bits: 1..8.
+Returns: `y`.
+
+>>> 2**3
+8
+"""
+    assert docstrings.fields(lines.splitlines()) == [
+        r"Give 2\*\*bits levels of ``x``, \|x\| <= 1.",
+        "",
+        r"| a  b\_",
+        "",
+        "",
+        ":Args: x: (...) float.",
+        "    bits: 1..8.",
+        ":Returns: ``y``.",
+        "",
+        ">>> 2**3",
+        "8",
+        "",
+    ]

@@ -17,13 +17,14 @@ class Reading(NamedTuple):
     """A number of ours.
 
     sampling: its margin (95 %) where chance is in it, else 0. seeds: of the network that has the
-    fewest. same_precision: whether all networks were trained in one.
+    fewest. same_precision: whether all networks were trained in one. keys: of their records.
     """
 
     value: float
     sampling: float
     seeds: int
     same_precision: bool = True
+    keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Mean:
         found = {n: value for n, value in found.items() if value is not None}
         if not found:
             return None
-        return Reading(mean(found.values()), 0.0, len(found), one_precision(evidence, found))
+        same, keys = one_precision(evidence, found), tuple(n.key for n in found)
+        return Reading(mean(found.values()), 0.0, len(found), same, keys)
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ class Difference:
         networks = [n for s in subjects for n in evidence.networks(s, scale, mixed=mixed)]
         seeds = min(r.seeds for r in pair)
         same = one_precision(evidence, networks)
-        return Reading(pair[0].value - pair[1].value, 0.0, seeds, same)
+        keys = tuple(dict.fromkeys(key for r in pair for key in r.keys))
+        return Reading(pair[0].value - pair[1].value, 0.0, seeds, same, keys)
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,9 @@ class Lead:
             return None
         tried = [[n for n in networks if n.seed in both] for networks in tried]
         gain, margin = lead(*([evidence.of(n) for n in networks] for networks in tried))
-        return Reading(gain, margin, len(both), one_precision(evidence, [*tried[0], *tried[1]]))
+        networks = [*tried[0], *tried[1]]
+        keys = tuple(n.key for n in networks)
+        return Reading(gain, margin, len(both), one_precision(evidence, networks), keys)
 
 
 @dataclass(frozen=True)
