@@ -109,12 +109,11 @@ def described(network: Record) -> str:
 def row(record: Record) -> str:
     """One measurement as a row of a table; its commit, versions and digest on demand."""
     run = record.run
-    cost = f'<td class="text-right">{run.own_s / 60:.1f}</td><td>{run.created[:10]}</td>'
-    return (
-        f'<tr id="record-{record.key}"><td>{escaped(record.name)}</td>'
-        f"<td>{escaped(outcome(record))}</td>{cost}"
-        f"<td><code>{record.key}</code>{asked(record)}</td></tr>"
-    )
+    return f"""<tr id="record-{record.key}"><td>{escaped(record.name)}</td>
+<td>{escaped(outcome(record))}</td>
+<td class="text-right">{run.own_s / 60:.1f}</td>
+<td class="text-nowrap">{run.created[:10]}</td>
+<td><code>{record.key}</code>{asked(record)}</td></tr>"""
 
 
 def asked(record: Record) -> str:
@@ -128,7 +127,7 @@ def asked(record: Record) -> str:
         f"digest {digest(record)}",
     ]
     what = escaped("\n".join(lines))
-    return f'<details><summary>what was asked</summary><pre tabindex="0">{what}</pre></details>'
+    return f'<details><summary>asked</summary><pre tabindex="0">{what}</pre></details>'
 
 
 def outcome(record: Record) -> str:
