@@ -19,9 +19,9 @@ def setup(app) -> dict:
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
-def show(app, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    """Rewrite the lines of a docstring in their place."""
-    lines[:] = fields(lines)
+def show(app, what: str, name: str, *of) -> None:
+    """Rewrite the lines of a docstring, the last thing that Sphinx hands over, in their place."""
+    of[-1][:] = fields(of[-1])
 
 
 def fields(lines: list[str]) -> list[str]:
