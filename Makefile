@@ -1,7 +1,8 @@
-# `make book` builds the site, `make test` runs every test, `make bench` measures the speed of every
-# stage in under two minutes; each makes the environment $(VENV) first. `make results SCALE=smoke
-# [PAPER=dqa]` runs what is missing as Snakemake's jobs, `make test-engine` some of them under SLURM.
-# `make clean` removes what can be built again, and no environment, record, weight or checkpoint.
+# `make book` builds the site, `make test` runs every test, `make browser` those that visit the site
+# (chromium and node are needed), `make bench` measures the speed of every stage in under two
+# minutes; each makes the environment $(VENV) first. `make results SCALE=smoke [PAPER=dqa]` runs what
+# is missing as Snakemake's jobs, `make test-engine` some of them under SLURM. `make clean` removes
+# what can be built again, and no environment, record, weight or checkpoint.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 # Where it is set, a notebook's figures would not be shown.
 unexport MPLBACKEND
 
-.PHONY: asked bench book clean env results test test-engine
+.PHONY: asked bench book browser clean env results test test-engine
 
 book: env
 	$(BIN)/python notebooks/execute.py
@@ -29,6 +30,12 @@ test: env
 	new=$$(mktemp -d) && REPRODUCE_RESULTS=$$new REPRODUCE_CACHE=$$new $(BIN)/pytest --nbval-lax notebooks/run_*.ipynb; \
 	failed=$$?; rm -rf $$new; exit $$failed
 	$(BIN)/jupyter-book build -W -n --keep-going --all book/
+	$(BIN)/pytest tests/browser
+
+# What it installs in tests/browser, `make test` uses from then on.
+browser: book
+	cd tests/browser && npm ci
+	$(BIN)/pytest tests/browser
 
 # As many threads as there are: here speed is the point.
 bench: env

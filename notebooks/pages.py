@@ -6,9 +6,7 @@ is not built.
 
 from __future__ import annotations
 
-import html
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,20 +112,4 @@ def setup(app) -> dict:
     found = problems()
     if found:
         raise ExtensionError("\n".join(["the pages cannot be built:", *found]))
-    app.connect("html-page-context", name_page)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
-
-
-def name_page(app, pagename: str, templatename: str, context: dict, doctree) -> None:
-    """Give each page its own title on cards, and the first page its title once."""
-    title = context.get("title", "")
-    if pagename == app.config.root_doc:
-        context["docstitle"] = ""
-    elif title:
-        tag = f'<meta content="{app.config.html_title}" property="og:title" />'
-        own = tag.replace(app.config.html_title, html.escape(html.unescape(_plain(title))))
-        context["metatags"] = context.get("metatags", "").replace(tag, own)
-
-
-def _plain(text: str) -> str:
-    return re.sub("<[^>]+>", "", text)

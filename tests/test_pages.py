@@ -210,19 +210,6 @@ def test_a_site_with_a_page_that_is_missing_is_not_built(book, pages, monkeypatc
         pages.setup(None)
 
 
-def test_a_page_bears_its_own_title_on_cards_and_the_first_page_its_title_once(pages):
-    app = SimpleNamespace(config=SimpleNamespace(html_title="Book", root_doc="index"))
-    tag = '<meta content="Book" property="og:title" />'
-    first, other = (
-        {"title": t, "docstitle": "Book", "metatags": tag} for t in ("Book", "<i>A</i> & B")
-    )
-    pages.name_page(app, "index", "page.html", first, None)
-    pages.name_page(app, "one", "page.html", other, None)
-    assert first == {"title": "Book", "docstitle": "", "metatags": tag}
-    assert other["metatags"] == '<meta content="A &amp; B" property="og:title" />'
-    assert other["docstitle"] == "Book"
-
-
 # --- Executing ----------------------------------------------------------------------------------
 
 
@@ -269,3 +256,53 @@ def test_a_page_that_fails_keeps_the_old_one_is_named_and_does_not_stop_the_othe
 def test_a_page_that_does_not_exist_is_named_beside_those_that_do(execute):
     write(execute.NOTEBOOKS / "tour.ipynb", "eps = 0.3")
     assert execute.main(["tuor"]) == "no such page: tuor; there are: tour"
+
+
+def executed(execute, capsys, *arguments: str) -> list[str]:
+    """The pages that are executed, as the program names them."""
+    assert execute.main(list(arguments)) is None
+    return [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+
+
+def test_a_page_is_executed_again_where_its_notebook_its_content_or_a_record_changed(
+    execute, folders, capsys
+):
+    record = folders / "results" / "paper" / "network" / "pgd.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("90")
+    read = f"from pathlib import Path\nleft = int(Path({str(record)!r}).read_text())"
+    write(execute.NOTEBOOKS / "one.ipynb", read, "assert left < 95\nprint(left)")
+    write(execute.NOTEBOOKS / "two.ipynb", "1 + 1")
+    both = ["book/one.ipynb", "book/two.ipynb"]
+    assert executed(execute, capsys) == both
+    assert executed(execute, capsys) == []
+    record.write_text("93")
+    assert executed(execute, capsys) == both
+    assert "93" in (execute.BOOK / "one.ipynb").read_text()
+    write(execute.NOTEBOOKS / "two.ipynb", "2 + 2")
+    assert executed(execute, capsys) == ["book/two.ipynb"]
+    (execute.BOOK / "one.ipynb").write_text("{}")
+    assert executed(execute, capsys) == ["book/one.ipynb"]
+    assert executed(execute, capsys, "two") == ["book/two.ipynb"], "what is named is executed"
+
+    record.write_text("97")
+    for _ in range(2):  # and what failed is no less due
+        failed = execute.main([])
+        first, *cell = failed.splitlines()
+        assert first.startswith("notebooks/one.ipynb, In [2]: AssertionError")
+        assert cell == ["    assert left < 95", "    print(left)"]
+    assert "93" in (execute.BOOK / "one.ipynb").read_text()
+
+
+def test_every_page_is_due_where_the_package_changed(execute, folders, tmp_path, monkeypatch):
+    package = tmp_path / "package"
+    package.mkdir()
+    monkeypatch.setattr(
+        execute, "reproduce", SimpleNamespace(__file__=str(package / "__init__.py"))
+    )
+    seen = [execute.shared()]
+    for name, content in (("a.py", "x = 1"), ("a.py", "x = 2"), ("a.csv", "x"), ("b.py", "x = 2")):
+        (package / name).write_text(content)
+        seen.append(execute.shared())
+    (package / "a.pyc").write_text("not read")
+    assert execute.shared() == seen[-1] and len(set(seen)) == len(seen)

@@ -144,8 +144,8 @@ def thresholds_moved(frame: pd.DataFrame) -> pd.DataFrame:
 def readings(dataset: str, scale: str) -> pd.DataFrame:
     """Networks of Table 1 under other readings of the paper, each below the literal one; seed 0.
 
-    Returns: network, reading, "clean", "PGD", "FGSM" (%, of the table) and "all attacks" (%, of the
-             trial); NaN where it was not run.
+    Returns: network, reading, "clean", "PGD", "FGSM" (%, of the table), "all attacks" (%, of the
+             trial) and record (its key); NaN where it was not run.
     """
     rows = []
     for activation in ("fixed", "dynamic"):
@@ -157,7 +157,7 @@ def readings(dataset: str, scale: str) -> pd.DataFrame:
             left = robust_accuracy(r.worst_case()) if tried(r) else NAN
             shares = {ATTACKS[a]: v for a, v in measured(r).items()}
             row = {"network": name_of(network), "reading": reading} | shares
-            rows.append(row | {"all attacks": left})
+            rows.append(row | {"all attacks": left, "record": f"`{network.key}`"})
     return pd.DataFrame(rows)
 
 

@@ -48,15 +48,16 @@ def beside(dataset: str, mine: pd.DataFrame) -> pd.DataFrame:
     """
     found, rows = later(dataset), []
     for row in printed(dataset).itertuples():
-        pgd, left = float("nan"), tables.NONE
+        pgd, left, key = float("nan"), tables.NONE, tables.NONE
         if row.defense in mine.index:
             own = mine.loc[row.defense]
-            pgd, left = own["pgd"], f"{own['all']:.1f} ({own['low']:.1f}–{own['high']:.1f})"
+            pgd, key = own["pgd"], f"`{own['key']}`"
+            left = f"{own['all']:.1f} ({own['low']:.1f}–{own['high']:.1f})"
         findings = "; ".join(
             f"{f.value:g} % {f.condition} {{cite:p}}`{f.citation}`"
             for f in found[found["defense"] == row.defense].itertuples()
         )
         name = f"{row.defense}, {row.architecture}"
-        rows.append((name, row.clean, row.pgd, row.fgsm, findings or tables.NONE, pgd, left))
+        rows.append((name, row.clean, row.pgd, row.fgsm, findings or tables.NONE, pgd, left, key))
     said = ["defence", "clean", "PGD", "FGSM", "later evaluations"]
-    return pd.DataFrame(rows, columns=[*said, "ours: PGD", "ours: all attacks"])
+    return pd.DataFrame(rows, columns=[*said, "ours: PGD", "ours: all attacks", "record"])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from reproduce.evaluation import wilson
+
+if TYPE_CHECKING:
+    from reproduce.report.results import Results
 
 NONE = "–"  # what stands in a cell where nothing was run
 
@@ -32,15 +36,33 @@ def seeds(values, digits: int = 1, collapsed=()) -> str:
     return "<br>".join(marked) or NONE
 
 
+def keys(networks: Results | Sequence[Results]) -> str:
+    """The keys of networks' records, as code: the site leads from each to its record.
+
+    Args: networks: the results of one, or of each seed of it.
+    """
+    several = networks if isinstance(networks, Sequence) else [networks]
+    return "<br>".join(f"`{r.network.key}`" for r in several) or NONE
+
+
 def markdown(
-    frame: pd.DataFrame, digits: int | Mapping[str, int] = 1, *, index: bool = False
+    frame: pd.DataFrame,
+    digits: int | Mapping[str, int] = 1,
+    *,
+    index: bool = False,
+    of: Mapping[str, Results | Sequence[Results]] | None = None,
 ) -> str:
     """A DataFrame as a Markdown table; numbers are aligned right, NaN and None are "–".
 
-    Args: digits: after the point, of all float columns or {column: digits}. index: show it, too.
+    Args:   digits: after the point, of all float columns or {column: digits}. index: show it, too.
+            of: {what the first column says: the results that its row was read from}; a last column
+            then holds the keys of their records.
+    Raises: KeyError: a row that `of` does not know.
     """
     if index:
         frame = frame.reset_index()
+    if of is not None:
+        frame = frame.assign(record=[keys(of[name.strip("*")]) for name in frame.iloc[:, 0]])
 
     def cell(column: str, value: object) -> str:
         if value is None or (np.isscalar(value) and pd.isna(value)):

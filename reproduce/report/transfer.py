@@ -46,7 +46,8 @@ def table6(runs: Sequence[Tried]) -> pd.DataFrame:
              substitute "who/clean" and "who/pgd" and their "printed/who/clean" and
              "printed/who/pgd"; defense/fgsm; agreement (images for which both name one class);
              direct (what PGD on the target itself leaves); gap, margin (points by which the
-             transferred attack leaves less than that on the same images, and 95 %). NaN: not run.
+             transferred attack leaves less than that on the same images, and 95 %); key (of the
+             substitute's record). NaN: not run.
     """
     said = published.load("dqa_table6").set_index(["substitute", "bits", "model", "attack"])
     rows = []
@@ -57,6 +58,7 @@ def table6(runs: Sequence[Tried]) -> pd.DataFrame:
             "network": style.model_name(one.target.activation, bits),
             "bits": bits,
             "collapsed": target.collapsed,
+            "key": one.key,
         }
         for who in ("defense", "substitute"):
             for condition, printed in (("clean", "clean"), ("pgd", "transfer")):
@@ -86,7 +88,7 @@ def shown(frame: pd.DataFrame) -> pd.DataFrame:
     """`table6` as it is shown: clean accuracies, then what attacks leave of the target."""
     columns = [
         "substitute", "target", "printed: target attacked", "target, transferred",
-        "target, direct PGD", "difference (points)",
+        "target, direct PGD", "difference (points)", "record",
     ]  # fmt: skip
     rows = []
     for row in frame.to_dict("records"):
@@ -94,7 +96,7 @@ def shown(frame: pd.DataFrame) -> pd.DataFrame:
         lead = tables.NONE if pd.isna(gap) else f"{gap:+.1f} ± {margin:.1f}"
         name = f"*{row['network']}*" if row["collapsed"] else row["network"]
         ours = (row["printed/defense/pgd"], row["defense/pgd"], row["direct"], lead)
-        rows.append((row["architecture"], name, *ours))
+        rows.append((row["architecture"], name, *ours, f"`{row['key']}`"))
     return pd.DataFrame(rows, columns=columns)
 
 

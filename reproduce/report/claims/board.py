@@ -97,9 +97,10 @@ def details(d: Decided) -> pd.DataFrame:
     shown["scale"] = found["scale"].map(SCALES)
     if len(d.claim.mixed) > 1:
         shown["trained on"] = found["mixed"].map(READINGS)
+    shown["records"] = [" ".join(f"`{key}`" for key in keys) for keys in found["keys"]]
     if len(rest):
         last = {"asked": f"{len(rest)} others", "holds": "yes"}
         shown = pd.concat([shown, pd.DataFrame([last])], ignore_index=True)
     if d.verdict.scale == "printed":
-        return shown.drop(columns=["seeds", "scale"])
+        return shown.drop(columns=["seeds", "scale", "records"])
     return shown

@@ -16,13 +16,14 @@ class Reading(NamedTuple):
     """A number of ours.
 
     sampling: its margin (95 %) where chance is in it, else 0. seeds: of the network that has the
-    fewest. same_precision: whether all networks were trained in one.
+    fewest. same_precision: whether all networks were trained in one. keys: of their records.
     """
 
     value: float
     sampling: float
     seeds: int
     same_precision: bool = True
+    keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class Mean:
         found = {r: value for r, value in found.items() if value is not None}
         if not found:
             return None
-        return Reading(mean(found.values()), 0.0, len(found), one_precision([*found]))
+        same, keys = one_precision([*found]), tuple(r.network.key for r in found)
+        return Reading(mean(found.values()), 0.0, len(found), same, keys)
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,9 @@ class Difference:
             return None
         subjects = (self.left.of, self.right.of)
         same = one_precision([r for s in subjects for r in evidence.of(s, scale, mixed=mixed)])
-        return Reading(pair[0].value - pair[1].value, 0.0, min(r.seeds for r in pair), same)
+        seeds = min(r.seeds for r in pair)
+        keys = tuple(dict.fromkeys(key for r in pair for key in r.keys))
+        return Reading(pair[0].value - pair[1].value, 0.0, seeds, same, keys)
 
 
 @dataclass(frozen=True)
@@ -91,8 +95,10 @@ class Lead:
         pairs = evidence.pairs(self.one, self.other, scale, mixed=mixed)
         if not pairs:
             return None
-        same = one_precision([r for pair in pairs for r in pair])
-        return Reading(*paired(*met_by_both(pairs)), len(pairs), same)
+        networks = [r for pair in pairs for r in pair]
+        keys = tuple(r.network.key for r in networks)
+        same = one_precision(networks)
+        return Reading(*paired(*met_by_both(pairs)), len(pairs), same, keys)
 
 
 @dataclass(frozen=True)

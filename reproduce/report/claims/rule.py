@@ -119,7 +119,8 @@ class Claim:
 
 
 COLUMNS = (
-    "what network ours published difference margin seeds holds scale mixed same_precision".split()
+    *("what", "network", "ours", "published", "difference", "margin", "seeds", "holds", "scale"),
+    *("mixed", "same_precision", "keys"),
 )
 
 
@@ -130,7 +131,8 @@ class Verdict:
     status: one of STATUSES. scale: whose records decided, None where none did. details: a row a
     comparison, scale and reading of the risk that has records: what; network; ours; published (NaN:
     nothing printed); difference (ours minus published); margin (of that, or of chance, 95 %; NaN:
-    neither); seeds; holds ("yes", "in sign", "no", "open"); scale; mixed; same_precision.
+    neither); seeds; holds ("yes", "in sign", "no", "open"); scale; mixed; same_precision; keys (of
+    the networks' records).
     """
 
     status: str
@@ -203,6 +205,7 @@ def _row(comparison: Comparison, reading: Reading, scale: str, mixed: bool) -> d
         "scale": scale,
         "mixed": mixed,
         "same_precision": reading.same_precision,
+        "keys": reading.keys,
     }
 
 
