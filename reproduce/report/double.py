@@ -62,14 +62,14 @@ def by_kind(results: Results, condition: str) -> dict[Kind, np.ndarray]:
     return {kind: suite[name].bits for kind, name in names.items() if name in suite}
 
 
-def measured_table(
+def pooled(
     results: Sequence[Results], condition: str, first: int | None = None
-) -> pd.DataFrame:
-    """What was measured, as a table like `published_table`; the seeds of a network together.
+) -> dict[tuple[Kind, Kind], np.ndarray]:
+    """{(trained on, tested on): (N,) bool}, the seeds of a network one after the other.
 
     Args:    results: of one scale, none for another halftone. condition: as by `by_kind`.
              first: this many images of each seed only.
-    Raises:  ValueError: several scales, or two networks of one kind and seed.
+    Raises:  ValueError: networks of several scales, or two of one kind and seed.
     """
     scales = sorted({r.network.scale for r in results})
     if len(scales) > 1:
@@ -80,9 +80,16 @@ def measured_table(
     for one in results:
         for kind, bits in by_kind(one, condition).items():
             seeds.setdefault((trained_on(one), kind), []).append(bits[:first])
+    return {cell: np.concatenate(bits) for cell, bits in seeds.items()}
+
+
+def measured_table(
+    results: Sequence[Results], condition: str, first: int | None = None
+) -> pd.DataFrame:
+    """What was measured, as a table like `published_table`. Arguments and errors: of `pooled`."""
     table = published_table("I") * np.nan
-    for (train, test), bits in seeds.items():
-        table.loc[train, test] = 100 * np.concatenate(bits).mean()
+    for (train, test), bits in pooled(results, condition, first).items():
+        table.loc[train, test] = 100 * bits.mean()
     return table
 
 
