@@ -7,6 +7,7 @@ import time
 
 from tqdm import tqdm
 
+from reproduce.checks import flag
 from reproduce.records import Unit
 from reproduce.training import Progress
 
@@ -20,6 +21,7 @@ class Shown:
     EVERY_S = 60.0
 
     def __init__(self, bar: bool | None = None) -> None:
+        bar = None if bar is None else flag("bar", bar)
         self._disable = None if bar is None else not bar
         self._bar: tqdm | None = None
         self._said = 0.0

@@ -15,6 +15,7 @@ import base64
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import time
@@ -26,6 +27,7 @@ from typing import Protocol
 
 import numpy as np
 
+from reproduce.checks import number, of_kind
 from reproduce.storage import Damaged, create_bytes, read_bytes
 
 SCHEMA = 2
@@ -81,6 +83,7 @@ def configuration(unit) -> dict:
 
 def plain_number(value: float) -> float:
     """A number as configurations hold it: 8.0 is 8."""
+    number("value", value, -math.inf)
     return int(value) if float(value).is_integer() else value
 
 
@@ -176,6 +179,7 @@ def slug(name: str) -> str:
     >>> slug("rule/sigmoid-5")
     'rule-sigmoid-5'
     """
+    of_kind("name", name, str)
     return re.sub(r"[^A-Za-z0-9.]+", "-", name)
 
 
@@ -270,6 +274,7 @@ def read(file: Path) -> Record:
     Raises: FileNotFoundError. Damaged: not what was written, of another schema, in another place
             than its configuration says, or with other arrays.
     """
+    of_kind("file", file, Path)
     try:
         content = json.loads(read_bytes(file))
         if not isinstance(content, dict):

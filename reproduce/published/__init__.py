@@ -21,6 +21,8 @@ from importlib.resources import files
 
 import pandas as pd
 
+from reproduce.checks import shown
+
 SOURCES: dict[str, str] = {
     "dqa_table1": "DQA, Table 1",
     "dqa_table2": "DQA, Table 2",
@@ -54,7 +56,7 @@ def load(name: str) -> pd.DataFrame:
              and `unit`. Bits and `eps_255` are nullable Int64.
     Raises:  ValueError: `name` is not in `NAMES`.
     """
-    if name not in SOURCES:
-        raise ValueError(f"unknown published table {name!r}: choose one of {', '.join(NAMES)}")
+    if not isinstance(name, str) or name not in SOURCES:
+        raise ValueError(f"unknown published table {shown(name)}: choose one of {', '.join(NAMES)}")
     with (files(__name__) / f"{name}.csv").open(encoding="utf-8") as file:
         return pd.read_csv(file, dtype=_DTYPES)
