@@ -24,7 +24,7 @@ import torchvision
 from torch import Tensor
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
-from reproduce.checks import check_values, kind, of_kind, shown, whole
+from reproduce.checks import check_values, of_kind, shown, whole
 
 NAMES = ("mnist", "cifar10", "digits", "patterns")
 
@@ -266,6 +266,7 @@ def to_float(images: Tensor) -> Tensor:
     Raises:  TypeError: another dtype.
     """
     _require_uint8(images)
+    check_values("images", images)
     # By a tensor: on CUDA a division by a Python number is a product with its rounded inverse.
     return images.float() / torch.full((), 255.0, device=images.device)
 
@@ -304,6 +305,7 @@ def crop_and_flip(images: Tensor, generator: torch.Generator, padding: int = 4) 
             f"the generator is on {generator.device}, the images on {images.device}: "
             f"make it with torch.Generator({str(images.device)!r})"
         )
+    check_values("images", images)
     n, channels, height, width = images.shape
     device = images.device
     corner = torch.randint(2 * padding + 1, (2, n, 1), generator=generator, device=device)
@@ -319,5 +321,5 @@ def crop_and_flip(images: Tensor, generator: torch.Generator, padding: int = 4) 
 
 def _require_uint8(images: Tensor) -> None:
     if not isinstance(images, Tensor) or images.dtype != torch.uint8:
-        raise TypeError(f"images are {kind(images)}: give torch.uint8, grey levels 0..255")
-    check_values("images", images)
+        got = images.dtype if isinstance(images, Tensor) else shown(images)
+        raise TypeError(f"images are {got}: give torch.uint8, grey levels 0..255")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from reproduce.attacks import Attack, full_float32, perturb
 from reproduce.attacks.base import answers_watched, check_model, eval_mode
-from reproduce.checks import check_floats, check_module, check_uint8, of_kind, whole
+from reproduce.checks import check_floats, check_module, check_uint8, shown, whole
 from reproduce.checks import number as check_number
 from reproduce.checks import seed as check_seed
 from reproduce.data import to_float
@@ -90,7 +90,7 @@ def wilson(correct: int, total: int, confidence: float = 0.95) -> tuple[float, f
     Raises:  TypeError: counts that are no whole numbers. ValueError: outside these ranges.
     Source:  Wilson 1927.
     """
-    total = whole("total", total, 1, 2**53)
+    total = whole("total", whole("total", total, 1), 1, 2**53)
     correct = whole("correct", correct, 0, total)
     check_number("confidence", confidence, 0, 1, inside=True)
     interval = binomtest(correct, total).proportion_ci(confidence, method="wilson")
@@ -107,9 +107,8 @@ def paired(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
     Source:  McNemar 1947 (the difference hangs on the discordant pairs alone).
     """
     for name, bits in (("one", one), ("other", other)):
-        of_kind(name, bits, np.ndarray)
-        if bits.dtype != bool or bits.ndim != 1:
-            raise TypeError(f"got {bits.dtype} of shape {bits.shape}; give bool, one an image")
+        if not isinstance(bits, np.ndarray) or bits.dtype != bool or bits.ndim != 1:
+            raise TypeError(f"{name} is {shown(bits)}; give bool, one an image, in an array")
     if one.shape != other.shape or not len(one):
         raise ValueError(f"{len(one)} and {len(other)} images; give the same ones, at least 1")
     gained = one.astype(float) - other

@@ -27,6 +27,7 @@ from typing import Protocol
 
 import numpy as np
 
+from reproduce import storage
 from reproduce.checks import number, of_kind
 from reproduce.storage import Damaged, create_bytes, read_bytes
 
@@ -240,9 +241,6 @@ def write(record: Record) -> Path:
     return target
 
 
-ORPHANED_S = 3_600.0
-
-
 def _create_arrays(file: Path, packed: bytes) -> None:
     """Put arrays where their record will stand.
 
@@ -252,7 +250,7 @@ def _create_arrays(file: Path, packed: bytes) -> None:
     if file.exists() and not file.with_suffix(".json").exists():
         if read_bytes(file) == packed:
             return
-        if time.time() - file.stat().st_mtime > ORPHANED_S:
+        if time.time() - file.stat().st_mtime > storage.ORPHANED_S:
             file.unlink(missing_ok=True)
     create_bytes(file, packed)
 

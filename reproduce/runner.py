@@ -214,6 +214,7 @@ def run(unit: Unit, stop: Stop, report: Report = lambda unit, progress: None) ->
     if record is not None:
         if isinstance(unit, Network):
             _keep_weights(unit)  # a process may have been killed between the record and these
+            _checkpoint(unit).unlink(missing_ok=True)
         return record
     for network in unit.needs():
         run(network, stop, report)
