@@ -1,4 +1,4 @@
-# `make book` builds the site, `make test` runs every test, `make bench` measures the speed of every
+# `make book` builds the site, `make test` runs every test, `make campaign` all faults that they sample, `make bench` measures the speed of every
 # stage in under two minutes; each makes the environment .venv first.
 
 PYTHON ?= python3
@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 # Where it is set, a notebook's figures would not be shown.
 unexport MPLBACKEND
 
-.PHONY: bench book env test
+.PHONY: bench book campaign env test
 
 book: env
 	$(BIN)/python notebooks/execute.py
@@ -25,6 +25,10 @@ test: env
 	new=$$(mktemp -d) && REPRODUCE_RESULTS=$$new REPRODUCE_CACHE=$$new $(BIN)/pytest --nbval-lax notebooks/run_*.ipynb; \
 	failed=$$?; rm -rf $$new; exit $$failed
 	$(BIN)/jupyter-book build -W -n --keep-going --all book/
+
+# All that `make test` takes a sample of: wrong values, files and attacks, kills and full disks.
+campaign: env
+	$(BIN)/pytest tests/campaign --whole
 
 # As many threads as there are: here speed is the point.
 bench: env

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import collections
+
 import pytest
 import torch
 
 from tests.campaign import figures
 
-EVERY = 41  # of the sample: one in so many, a prime, so that it goes through all kinds of value
+EVERY = 41  # of the sample: one call in so many, a prime, so that it goes through all values
+SPARED = 7
 
 
 def pytest_addoption(parser):
@@ -49,3 +52,19 @@ def pytest_terminal_summary(terminalreporter):
             terminalreporter.write_line(f"{group}: {tried} tried: {said}")
             for fault in figures.FAULTS[group][:200]:
                 terminalreporter.write_line(f"    {fault}")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Without --whole, of each test's cases one in SPARED."""
+    if config.getoption("--whole", False):
+        return
+    seen: dict[str, int] = collections.Counter()
+    dropped = []
+    for item in [i for i in items if "campaign" in i.path.parts]:
+        name = f"{item.path}::{item.originalname}"
+        if seen[name] % SPARED:
+            dropped.append(item)
+        seen[name] += 1
+    config.hook.pytest_deselected(items=dropped)
+    gone = set(map(id, dropped))
+    items[:] = [i for i in items if id(i) not in gone]
