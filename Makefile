@@ -1,8 +1,10 @@
-# `make book` builds the site, `make test` runs every test, `make campaign` all faults that they sample, `make bench` measures the speed of every
-# stage in under two minutes; each makes the environment .venv first.
+# `make book` builds the site, `make test` runs every test, `make campaign` all faults of which they
+# try a sample, `make bench` measures the speed of every stage in under two minutes; each makes the
+# environment $(VENV) first.
 
 PYTHON ?= python3
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
 
 # One thread: sums are added in the same order on every machine, and a busy one is no slower for it.
 export OMP_NUM_THREADS ?= 1
@@ -19,6 +21,7 @@ book: env
 test: env
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check reproduce tests benchmarks
+	$(BIN)/mypy
 	$(BIN)/pytest
 	$(BIN)/pytest --nbval book/
 	$(BIN)/pytest --nbval-lax notebooks/ --ignore-glob='*/run_*'
@@ -34,11 +37,11 @@ campaign: env
 bench: env
 	env -u OMP_NUM_THREADS $(BIN)/python benchmarks/speed.py
 
-env: .venv/installed
+env: $(VENV)/installed
 
-.venv/installed: requirements.txt constraints.txt pyproject.toml
+$(VENV)/installed: requirements.txt constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -r requirements.txt -c constraints.txt
 	$(BIN)/pip install --no-deps -e .
 	@touch $@

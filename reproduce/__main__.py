@@ -12,16 +12,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import median
+from typing import TYPE_CHECKING
 
-import torch
+from reproduce import __version__, names
 
-from reproduce import __version__, data, records, runner
-from reproduce.papers import registry
-from reproduce.papers.units import Network
-from reproduce.progress import Shown
-from reproduce.records import Record
-from reproduce.runner import Busy, NoWeights, Stop, Unit
-from reproduce.training import Interrupted
+# What needs torch is imported where a command begins: to ask for help takes no seconds.
+if TYPE_CHECKING:
+    from reproduce.papers.units import Network
+    from reproduce.progress import Shown
+    from reproduce.records import Record
+    from reproduce.runner import Stop, Unit
 
 LEFT = 75  # the exit code where work is left: a batch system may start the same command again
 
@@ -65,15 +65,15 @@ def parser() -> argparse.ArgumentParser:
         ("run", "run what is missing; stop with Ctrl-C, resume by calling again"),
     ):
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("--paper", choices=registry.PAPERS)
-        command.add_argument("--scale", choices=registry.SCALES)
+        command.add_argument("--paper", choices=names.PAPERS)
+        command.add_argument("--scale", choices=names.SCALES)
         command.add_argument("--seed", type=seed, help="this seed only")
-        command.add_argument("--dataset", choices=data.NAMES)
+        command.add_argument("--dataset", choices=names.DATASETS)
         command.add_argument(
             "--cell", help="only this network, such as dynamic-2bit or 1bit-dithered"
         )
         command.add_argument(
-            "--suite", choices=("network", *registry.SUITES), help="only this of each network"
+            "--suite", choices=("network", *names.SUITES), help="only this of each network"
         )
         command.add_argument(
             "--key",
@@ -102,6 +102,8 @@ class Entry:
     @property
     def cost(self) -> float:
         """About how many multiply-adds, forward and backward passes alike."""
+        from reproduce.papers.units import Network
+
         unit = self.unit
         passes = unit.training_passes if isinstance(unit, Network) else unit.passes
         return 3 * self.network.macs * passes
@@ -111,7 +113,9 @@ def entries(networks: list[Network]) -> Iterator[Entry]:
     """What there is to run of these networks, what to run first coming first: seed by seed; the
     networks of the papers' tables before all others, the cheap ones first; each network followed by
     its suites, the dearest attacks last."""
-    order = registry.SCALES.index
+    from reproduce.papers import registry
+
+    order = names.SCALES.index
     worth = {
         n: (order(n.scale), n.seed, not registry.is_of_a_table(n), n.macs * n.training_passes)
         for n in networks
@@ -126,6 +130,8 @@ def entries(networks: list[Network]) -> Iterator[Entry]:
 
 def chosen(args: argparse.Namespace) -> list[Entry]:
     """What the filters leave. Raises ValueError where that is nothing."""
+    from reproduce.papers import registry
+
     every = list(registry.networks(args.paper, args.scale, args.seed))
     networks = [
         n for n in every if args.dataset in (None, n.dataset) and args.cell in (None, n.cell)
@@ -149,6 +155,8 @@ def _line(*columns: str) -> None:
 
 
 def show_list(args: argparse.Namespace) -> int:
+    from reproduce import records, runner
+
     for e in chosen(args):
         if args.json:
             needs = [n.key for n in e.unit.needs()]
@@ -164,6 +172,8 @@ def show_list(args: argparse.Namespace) -> int:
 
 
 def status(args: argparse.Namespace) -> int:
+    from reproduce import records
+
     failed = {(r.folder, r.key) for r in records.every() if r.error is not None}
     done: dict[tuple, list[Entry]] = {}
     missing: dict[tuple, list[Entry]] = {}
@@ -206,6 +216,13 @@ def _said(record: Record) -> str:
 
 
 def run(args: argparse.Namespace) -> int:
+    import torch
+
+    from reproduce import records, runner
+    from reproduce.progress import Shown
+    from reproduce.runner import Stop
+    from reproduce.training import Interrupted
+
     found = chosen(args)
     missing = [e.unit for e in found if records.find(e.unit) is None]
     if not missing:
@@ -238,6 +255,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _run_one(unit: Unit, stop: Stop, shown: Shown, waiting: list[Unit]) -> int:
     """Run one unit and say so; returns whether it failed. One that is locked goes to `waiting`."""
+    import torch
+
+    from reproduce import runner
+    from reproduce.runner import Busy, NoWeights
+
     try:
         record = runner.run(unit, stop, shown)
     except Busy:
@@ -260,6 +282,8 @@ def _run_one(unit: Unit, stop: Stop, shown: Shown, waiting: list[Unit]) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    import torch
+
     try:
         return {"list": show_list, "status": status, "run": run}[args.command](args)
     except BrokenPipeError:  # as in "list | head"

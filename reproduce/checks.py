@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 import math
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import fields
-from typing import Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def whole(name: str, value: int, least: int | None = None, most: int | None = None) -> int:
+def whole(name: str, value: object, least: int | None = None, most: int | None = None) -> int:
     """A whole number from `least` to `most`, both included."""
     limits = f", at least {least}" if least is not None else ""
     limits = f" in {least}..{most}" if most is not None else limits
@@ -41,7 +41,7 @@ def whole(name: str, value: int, least: int | None = None, most: int | None = No
 
 
 def number(
-    name: str, value: float, low: float = 0.0, high: float = math.inf, *, inside: bool = False
+    name: str, value: object, low: float = 0.0, high: float = math.inf, *, inside: bool = False
 ) -> float:
     """A finite number from `low` to `high`; these themselves unless it must lie `inside`."""
     if high == math.inf:
@@ -60,19 +60,19 @@ def number(
     return value.item() if isinstance(value, np.generic) else value
 
 
-def seed(name: str, value: int) -> int:
+def seed(name: str, value: object) -> int:
     """A seed of torch's generators."""
     return whole(name, value, 0, LAST_SEED)
 
 
-def flag(name: str, value: bool) -> bool:
+def flag(name: str, value: object) -> bool:
     """True or False, and nothing that merely counts as one of them."""
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} is {shown(value)}; it must be True or False")
     return bool(value)
 
 
-def choice(name: str, value: str | None, allowed: object, *, optional: bool = False) -> str | None:
+def choice(name: str, value: object, allowed: object, *, optional: bool = False) -> str | None:
     """One of the values of a Literal, or None where the choice is `optional`."""
     names = get_args(allowed)
     if (optional and value is None) or (isinstance(value, str) and value in names):
@@ -81,7 +81,7 @@ def choice(name: str, value: str | None, allowed: object, *, optional: bool = Fa
     raise ValueError(f"{name} is {shown(value)}; choose one of {', '.join(names)}{ending}")
 
 
-def settle(settings: object, check, *names: str, **limits) -> None:
+def settle(settings: object, check: Callable[..., object], *names: str, **limits: object) -> None:
     """Check these fields of a frozen dataclass, and put what the check gives into them."""
     for name in names:
         object.__setattr__(settings, name, check(name, getattr(settings, name), **limits))
@@ -104,13 +104,13 @@ def of_kind(name: str, value: object, kinds: type | tuple[type, ...]) -> None:
         raise TypeError(f"{name} is {shown(value)}; give a {allowed}")
 
 
-def check_fields(settings: object) -> None:
+def check_fields(settings: Any) -> None:
     """Hold each field of a frozen dataclass to its annotation, and put plain Python into it.
 
     Whole numbers are counts here: at least 0. Of other classes no more is asked than to be one, of
     a protocol than to have its method.
     """
-    for name, optional, check in _field_checks(type(settings)):
+    for name, optional, check in _field_checks(cast(Hashable, type(settings))):
         value = getattr(settings, name)
         if value is not None or not optional:
             plain = check(name, value)
@@ -119,7 +119,7 @@ def check_fields(settings: object) -> None:
 
 
 @functools.cache
-def _field_checks(kind: type) -> list[tuple[str, bool, Callable[[str, object], object]]]:
+def _field_checks(kind: Any) -> list[tuple[str, bool, Callable[[str, object], object]]]:
     hints = get_type_hints(kind)
     found = []
     for name in (f.name for f in fields(kind)):
@@ -132,7 +132,12 @@ def _field_checks(kind: type) -> list[tuple[str, bool, Callable[[str, object], o
 
 def _check_for(kinds: tuple) -> Callable[[str, object], object]:
     first = kinds[0]
-    simple = {int: functools.partial(whole, least=0), float: number, bool: flag, str: check_text}
+    simple: dict[object, Callable] = {
+        int: functools.partial(whole, least=0),
+        float: number,
+        bool: flag,
+        str: check_text,
+    }
     if first in simple:
         return simple[first]
     if get_origin(first) is Literal:

@@ -25,8 +25,7 @@ from torch import Tensor
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from reproduce.checks import check_values, of_kind, shown, whole
-
-NAMES = ("mnist", "cifar10", "digits", "patterns")
+from reproduce.names import DATASETS
 
 # The published md5 sums, by path below the root. CIFAR-10's batches are pickles, which can run code
 # when read, and torchvision reads MNIST's raw files without any check.
@@ -75,14 +74,14 @@ def root() -> Path:
 def load(name: str, root: str | os.PathLike[str] | None = None) -> Dataset:
     """Return a data set; `mnist` and `cifar10` are downloaded to `root` if they are not there.
 
-    Args:    name: one of NAMES. root: a folder in torchvision's layout; by default `root()`.
+    Args:    name: one of DATASETS. root: a folder in torchvision's layout; by default `root()`.
     Returns: the Dataset, the same object at every call with the same name and root.
     Raises:  ValueError: unknown name. FileNotFoundError: not there and no download.
              NotADirectoryError, PermissionError: a root that cannot be read.
              OSError: a file whose md5 is not the published one.
     """
-    if not isinstance(name, str) or name not in NAMES:
-        raise ValueError(f"unknown data set {shown(name)}: choose one of {', '.join(NAMES)}")
+    if not isinstance(name, str) or name not in DATASETS:
+        raise ValueError(f"unknown data set {shown(name)}: choose one of {', '.join(DATASETS)}")
     return _load(name, _folder(root) if name in _FILES else None)
 
 
@@ -104,7 +103,7 @@ def _load(name: str, folder: Path | None) -> Dataset:
         tensors = (_digits if name == "digits" else _patterns)()
     digest = hashlib.sha256()
     for tensor in tensors:
-        digest.update(tensor.numpy())
+        digest.update(tensor.numpy().data)
     return Dataset(*tensors, name=name, sha256=digest.hexdigest())
 
 

@@ -44,8 +44,8 @@ def floyd_steinberg(images: Tensor, bits: int) -> Tensor:
     kernel = _gpu_kernel() if images.is_cuda else None
     if kernel is not None:
         return kernel(planes, bits).view(images.shape)
-    kernel = _compile(_floyd_steinberg_kernel, "void(uint8[:,:,::1], int16[:,::1])")
-    dithered = _in_threads(kernel, planes.cpu(), _shares(bits))
+    compiled = _compile(_floyd_steinberg_kernel, "void(uint8[:,:,::1], int16[:,::1])")
+    dithered = _in_threads(compiled, planes.cpu(), _shares(bits))
     return dithered.view(images.shape).to(images.device)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -35,12 +36,15 @@ def _check(activation: ActivationFactory, num_classes: int, width: int = 1) -> N
 class Normalize(nn.Module):
     """Subtract a mean and divide by a standard deviation, per channel."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
         if len(mean) != len(std) or not mean:
             raise ValueError(f"mean has {len(mean)} channels, std {len(std)}; give one each")
-        mean = [number("mean", m, -math.inf) for m in mean]
-        std = [number("std", s, inside=True) for s in std]
+        mean = tuple(number("mean", m, -math.inf) for m in mean)
+        std = tuple(number("std", s, inside=True) for s in std)
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
@@ -67,9 +71,9 @@ def folded(model: nn.Module) -> nn.Module:
     check_module("model", model)
     model = copy.deepcopy(model).eval()
     for block in [m for m in model.modules() if isinstance(m, nn.Sequential)]:
-        for i in range(len(block) - 1):
-            if isinstance(block[i], nn.Conv2d) and isinstance(block[i + 1], nn.BatchNorm2d):
-                block[i] = fuse_conv_bn_eval(block[i], block[i + 1])
+        for i, (one, other) in enumerate(pairwise(list(block))):
+            if isinstance(one, nn.Conv2d) and isinstance(other, nn.BatchNorm2d):
+                block[i] = fuse_conv_bn_eval(one, other)
                 block[i + 1] = nn.Identity()
     return model
 
@@ -142,6 +146,7 @@ class BasicBlock(nn.Module):
             _conv3x3(channels_out, channels_out),
             nn.BatchNorm2d(channels_out),
         )
+        self.shortcut: nn.Module
         if stride == 1 and channels_in == channels_out:
             self.shortcut = nn.Identity()
         elif shortcut == "pad":

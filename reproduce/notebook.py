@@ -11,11 +11,13 @@ from collections.abc import Iterable, Mapping
 import pandas as pd
 
 from reproduce.checks import check_text, number, shown, whole
+from reproduce.names import PAPERS
 from reproduce.papers import double, dqa, registry
 from reproduce.papers.units import Network, check_where
 from reproduce.progress import Shown
 from reproduce.records import Record
 from reproduce.report import tables
+from reproduce.report.smallest import broken
 from reproduce.runner import Busy, Stop, Unit
 from reproduce.runner import run as run_unit
 from reproduce.training import Interrupted
@@ -51,8 +53,8 @@ def network(paper: str, dataset: str, *, bits: int, scale: str, seed: int, **opt
             Floyd-Steinberg's) for Double quantization, whose scale decides the data set.
     Raises: ValueError, TypeError: there is no such network.
     """
-    if not isinstance(paper, str) or paper not in registry.PAPERS:
-        raise ValueError(f"paper is {shown(paper)}; choose {' or '.join(registry.PAPERS)}")
+    if not isinstance(paper, str) or paper not in PAPERS:
+        raise ValueError(f"paper is {shown(paper)}; choose {' or '.join(PAPERS)}")
     check_text("dataset", dataset)
     whole("bits", bits, 0, 8)
     check_where(scale, seed)
@@ -123,9 +125,7 @@ def outcomes(records: Mapping[str, Record]) -> pd.DataFrame:
         if r.bits is not None:
             rows.append(row | {"images": r.total, "right %": tables.share(r.bits)})
         elif r.norms is not None:
-            broken = r.norms[(r.norms > 0) & (r.norms < float("inf"))]
-            median = float(pd.Series(broken).median()) if len(broken) else None
-            left = tables.share(r.norms == float("inf"))
+            median, left = broken(r.norms).median, tables.share(r.norms == float("inf"))
             rows.append(row | {"images": len(r.norms), "right %": left, "median norm": median})
     return pd.DataFrame(rows)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 from reproduce.checks import flag
 from reproduce.dither import floyd_steinberg
@@ -14,11 +15,11 @@ class _Identity(torch.autograd.Function):
     """The value of `filtered`, the gradient of `x`."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, filtered: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, x: Tensor, filtered: Tensor) -> Tensor:
         return filtered
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
         return grad, None
 
 

@@ -28,28 +28,29 @@ class Shown:
 
     def __call__(self, unit: Unit, progress: Progress | None) -> None:
         name = f"{unit.folder.partition('/')[2]} {unit.name}"
-        if progress is None:
+        if progress is None or self._bar is None:
             self.close()
             options = {"mininterval": 1, "leave": False, "disable": self._disable}
             self._bar = tqdm(desc=name, unit="step", **options)
-            self._line(name, "begun")
+            self._line(self._bar, name, "begun")
             return
+        bar = self._bar
         loss = "-"
         if progress.sums:
             loss = f"{progress.sums['loss'] / progress.sums['images']:.3f}"
-        if self._bar.disable:
+        if bar.disable:
             if time.monotonic() - self._said >= self.EVERY_S:
-                self._line(name, f"step {progress.step} of {progress.total}, loss {loss}")
+                self._line(bar, name, f"step {progress.step} of {progress.total}, loss {loss}")
             return
-        if self._bar.total is None:
-            self._bar.reset(progress.total)
-            self._bar.initial = self._bar.n = progress.step - 1
-        self._bar.set_postfix(loss=loss, refresh=False)
-        self._bar.update(progress.step - self._bar.n)
+        if bar.total is None:
+            bar.reset(progress.total)
+            bar.initial = bar.n = progress.step - 1
+        bar.set_postfix(loss=loss, refresh=False)
+        bar.update(progress.step - bar.n)
 
-    def _line(self, name: str, what: str) -> None:
+    def _line(self, bar: tqdm, name: str, what: str) -> None:
         self._said = time.monotonic()
-        if self._bar.disable:
+        if bar.disable:
             print(f"{name}: {what}", file=sys.stderr, flush=True)
 
     def close(self) -> None:

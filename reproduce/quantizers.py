@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -110,7 +110,7 @@ def _uniform(x: Tensor, top: int) -> tuple[Tensor, Tensor]:
 
 
 def _uniform_slopes(
-    x: Tensor, grad: Tensor, largest: Tensor, top: int, *rule
+    x: Tensor, grad: Tensor, largest: Tensor, top: int, *rule: Any
 ) -> tuple[Tensor, None]:
     """The gradient of x under a rule (backward, temperature); max|y| is a constant."""
     backward, temperature = rule
@@ -136,7 +136,7 @@ def _signs(x: Tensor, thresholds: Tensor, jumps: Tensor) -> tuple[Tensor]:
 
 
 def _signs_slopes(
-    x: Tensor, grad: Tensor, thresholds: Tensor, jumps: Tensor, *rule
+    x: Tensor, grad: Tensor, thresholds: Tensor, jumps: Tensor, *rule: Any
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Of x, and, if they are learnt, of the thresholds and the jumps, under a rule (backward,
     temperature, learnt)."""
@@ -283,7 +283,9 @@ class DynamicQuantizer(_Quantizer):
         self.thresholds.copy_(self.thresholds.clamp(-1, 1).sort().values)
 
 
-def activation(name: Activation, bits: int | None = None, **options) -> Callable[[], nn.Module]:
+def activation(
+    name: Activation, bits: int | None = None, **options: Any
+) -> Callable[[], nn.Module]:
     """A factory of one activation layer, for the models' `activation` argument.
 
     Args:    name: "relu" (full precision; takes no bits), "fixed" or "dynamic" (bits 1..3).
@@ -299,6 +301,6 @@ def activation(name: Activation, bits: int | None = None, **options) -> Callable
         if bits is not None or options:
             raise ValueError(f"relu takes neither bits nor options; got bits={bits}, {options}")
         return nn.ReLU
-    kind = FixedQuantizer if name == "fixed" else DynamicQuantizer
+    kind: Callable[..., nn.Module] = FixedQuantizer if name == "fixed" else DynamicQuantizer
     kind(bits, **options)
     return lambda: kind(bits, **options)

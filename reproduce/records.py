@@ -23,7 +23,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, overload
 
 import numpy as np
 
@@ -54,7 +54,7 @@ def root() -> Path:
     return Path(os.environ.get("REPRODUCE_RESULTS") or home / "results").expanduser()
 
 
-def configuration(unit) -> dict:
+def configuration(unit: object) -> dict:
     """What a unit asks for, as JSON-able values.
 
     A dataclass becomes its fields, with the `kind` that its class names. A network inside a
@@ -66,7 +66,7 @@ def configuration(unit) -> dict:
     (8, 'pgd')
     """
 
-    def plain(value):
+    def plain(value: Any) -> Any:
         if is_dataclass(value):
             if value is not unit and hasattr(value, "key"):
                 return value.key
@@ -153,17 +153,24 @@ class Record:
         return key(self.configuration)
 
     @property
+    def judged(self) -> np.ndarray:
+        """The bits. Raises: ValueError: there are none."""
+        if self.bits is None:
+            raise ValueError(f"{self.folder}: {self.name} does not judge images")
+        return self.bits
+
+    @property
     def correct(self) -> int:
-        return int(self.bits.sum())
+        return int(self.judged.sum())
 
     @property
     def total(self) -> int:
-        return len(self.bits)
+        return len(self.judged)
 
     @property
     def accuracy(self) -> float:
         """In percent."""
-        return 100 * float(self.bits.mean())
+        return 100 * float(self.judged.mean())
 
     @property
     def path(self) -> Path:
@@ -191,6 +198,10 @@ def encoded(values: np.ndarray | None, dtype: str) -> dict | None:
     return {"total": len(values), "base64": base64.b64encode(content.tobytes()).decode()}
 
 
+@overload
+def decoded(stored: None, dtype: str) -> None: ...
+@overload
+def decoded(stored: dict, dtype: str) -> np.ndarray: ...
 def decoded(stored: dict | None, dtype: str) -> np.ndarray | None:
     if stored is None:
         return None
@@ -262,7 +273,7 @@ def _packed(arrays: dict[str, np.ndarray]) -> bytes:
         raise ValueError(f"arrays {', '.join(objects)} hold objects; give numbers or booleans")
     buffer = io.BytesIO()
     if arrays:
-        np.savez_compressed(buffer, **arrays)
+        np.savez_compressed(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
 
 

@@ -13,13 +13,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reproduce.attacks import PGD, perturb, seeded
+from reproduce.attacks import PGD, Attack, perturb, seeded
 from reproduce.checks import (
     check_module,
     check_uint8,
@@ -179,7 +179,9 @@ def _optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
     )
 
 
-def _save(path: Path, key: str, model: nn.Module, optimizer, progress: Progress) -> None:
+def _save(
+    path: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
+) -> None:
     tensors = {f"model.{name}": t for name, t in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         for name, value in state.items():
@@ -188,7 +190,7 @@ def _save(path: Path, key: str, model: nn.Module, optimizer, progress: Progress)
     save_tensors(path, tensors, {"key": key, **vars(progress)})
 
 
-def _restore(path: Path, key: str, model: nn.Module, optimizer) -> Progress:
+def _restore(path: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
     tensors, meta = load_tensors(path)
     if meta.pop("key", None) != key:
         raise Damaged(
@@ -207,7 +209,13 @@ def _restore(path: Path, key: str, model: nn.Module, optimizer) -> Progress:
     return Progress(**meta)
 
 
-def _gradients(model, settings: Settings, attack, batch, seed: int) -> dict[str, float]:
+def _gradients(
+    model: nn.Module,
+    settings: Settings,
+    attack: Attack | None,
+    batch: tuple[Tensor, Tensor],
+    seed: int,
+) -> dict[str, float]:
     """One forward and backward pass on a batch; returns its loss and its number of hits."""
     x, y = batch
     autocast = precision(settings, x.device) == torch.bfloat16
@@ -227,7 +235,9 @@ def _gradients(model, settings: Settings, attack, batch, seed: int) -> dict[str,
     return {"loss": loss.item() * len(y), "correct": hits.item(), "images": len(y)}
 
 
-def _end_epoch(model: nn.Module, settings: Settings, progress: Progress, lr: float, eps: float):
+def _end_epoch(
+    model: nn.Module, settings: Settings, progress: Progress, lr: float, eps: float
+) -> None:
     sums, curves = progress.sums, progress.curves
     curves.setdefault("loss", []).append(sums["loss"] / sums["images"])
     curves.setdefault("accuracy", []).append(sums["correct"] / sums["images"])
@@ -300,13 +310,21 @@ def training_steps(
         yield progress
     order = None
     while progress.step < total:
-        epoch, batch = divmod(progress.step, steps_per_epoch)
-        if order is None or batch == 0:
+        epoch, place = divmod(progress.step, steps_per_epoch)
+        if order is None or place == 0:
             order = epoch_order(len(images), seed, epoch).to(device)
-        index = order[batch * settings.batch_size : (batch + 1) * settings.batch_size]
+        index = order[place * settings.batch_size : (place + 1) * settings.batch_size]
         batch = images[index], labels[index]
-        run = {"seed": seed, "prepare": prepare, "steps_per_epoch": steps_per_epoch}
-        _step(model, optimizer, settings, progress, batch, **run)
+        _step(
+            model,
+            optimizer,
+            settings,
+            progress,
+            batch,
+            seed=seed,
+            prepare=prepare,
+            steps_per_epoch=steps_per_epoch,
+        )
         progress.seconds = time.perf_counter() - started
         if progress.step % steps_per_epoch == 0 or progress.seconds - saved_at >= checkpoint_s:
             save()
@@ -318,7 +336,7 @@ def training_steps(
 
 
 def train(
-    model: nn.Module, images: Tensor, labels: Tensor, settings: Settings, seed: int, **options
+    model: nn.Module, images: Tensor, labels: Tensor, settings: Settings, seed: int, **options: Any
 ) -> Progress:
     """All of `training_steps`, which see; returns the last Progress."""
     *_, last = training_steps(model, images, labels, settings, seed, **options)

@@ -408,6 +408,7 @@ ALL = {
     attacks.Square: {"eps_255": 8, "queries": 50},
     attacks.HopSkipJump: {"eps_255": 8, "steps": 3},
     attacks.CarliniWagner: (5, 3, 0.01, 1.0),
+    attacks.DDN: (12,),
     attacks.ZOO: (60, 2, 5, 1.0, 0.01, 1.0),
 }
 MADE = {
@@ -445,7 +446,7 @@ def test_passes_are_about_what_an_image_that_never_falls_takes(kind):
         model.forward = lambda images: boundary(model, images)
         x[0], x[1] = 0.1, 0.9
         y = torch.tensor([0, 1])
-    if kind is attacks.ZOO:
+    if kind in (attacks.DDN, attacks.ZOO):
         attack.run(model, x, y, seed=0)
     elif kind is attacks.CarliniWagner:
         attack.run(model, x, y)

@@ -9,7 +9,6 @@ import math
 import re
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import foolbox
@@ -199,9 +198,17 @@ def bare(result):
 @pytest.mark.parametrize(
     ("name", "given", "layer"),
     [
-        ("levels", lambda m: {"surrogates": {Levels: torch.sigmoid}}, "1 (Levels)"),
-        ("blocks", lambda m: {"surrogates": {Blocks: "straight_through"}}, "0 (Blocks)"),
-        ("thermometer", lambda m: {"surrogates": {Thermometer: m[0].soft}}, "0 (Thermometer)"),
+        ("levels", lambda m: {"surrogates": {Levels: torch.sigmoid}}, "layer '1' of class Levels"),
+        (
+            "blocks",
+            lambda m: {"surrogates": {Blocks: "straight_through"}},
+            "layer '0' of class Blocks",
+        ),
+        (
+            "thermometer",
+            lambda m: {"surrogates": {Thermometer: m[0].soft}},
+            "layer '0' of class Thermometer",
+        ),
     ],
 )
 def test_a_layer_without_a_gradient_gives_no_number_until_something_stands_in(
@@ -217,7 +224,7 @@ def test_a_layer_without_a_gradient_gives_no_number_until_something_stands_in(
 
 def test_a_quantiser_inside_the_forward_pass_gives_no_number_without_a_copy(networks, images):
     blind = audit(networks["inlined"], *images, **QUICK)
-    assert bare(blind) and "(the model (Inlined))" in blind.verdict
+    assert bare(blind) and "(the model of class Inlined)" in blind.verdict
     seeing = audit(networks["inlined"], *images, **QUICK, differentiable=networks["straight copy"])
     assert seeing.verdict == "broken" and "copy answers as the model" in seeing.notes[0]
 
@@ -306,7 +313,9 @@ def test_a_flat_branch_beside_an_open_one_is_named(relu, images):
             return self.body(self.open(x) / 2 + self.flat(x) / 2)
 
     result = audit(Two().eval(), *images, **HARMLESS)
-    assert "no gradient comes through flat (Levels)" in result.verdict and result.robust
+    assert (
+        "no gradient comes through layer 'flat' of class Levels" in result.verdict and result.robust
+    )
 
 
 def test_a_model_that_goes_around_its_flat_layer_is_not_suspected(relu, images):
@@ -319,7 +328,7 @@ def test_a_model_that_goes_around_its_flat_layer_is_not_suspected(relu, images):
             return self.body(x + (self.levels(x) - x).detach())
 
     every, reached = flat_layers(Around().eval(), *images)
-    assert every == ["levels (Levels)"] and reached == []
+    assert every == ["layer 'levels' of class Levels"] and reached == []
     assert audit(Around().eval(), *images, **HARMLESS).reasons == []
 
 
@@ -373,7 +382,8 @@ def test_gradients_that_miss_what_queries_find_are_a_sign(relu, images):
 
 
 def test_a_rule_for_a_layer_that_is_not_there_names_those_without_a_gradient(networks, images):
-    with pytest.raises(ValueError, match=r"no such layer; the layers without .* 1 \(Levels\)$"):
+    says = r"no such layer; the layers without .* '1' of class Levels$"
+    with pytest.raises(ValueError, match=says):
         audit(networks["levels"], *images, **QUICK, surrogates={nn.Tanh: "tanh"})
 
 
@@ -394,8 +404,9 @@ def test_what_stands_in_is_not_named_and_what_is_left_is(images):
     model = nn.Sequential(Levels(), Hard(), nn.Flatten(), nn.Linear(196, 10)).eval()
     x, y = images[0], model(images[0]).argmax(1)
     verdict = audit(model, x, y, **QUICK, surrogates={Levels: torch.sigmoid}).verdict
-    assert "is zero (1 (Hard)); give" in verdict
-    assert "is zero (0 (Levels), 1 (Hard)); give" in audit(model, x, y, **QUICK).verdict
+    assert "is zero (layer '1' of class Hard); give" in verdict
+    named = "layer '0' of class Levels, layer '1' of class Hard"
+    assert f"is zero ({named}); give" in audit(model, x, y, **QUICK).verdict
 
 
 def test_a_layer_that_works_in_place_is_judged_by_its_input(images):
@@ -778,6 +789,19 @@ def test_a_record_that_cannot_be_written_leaves_no_images_behind(result, tmp_pat
 # --- What an audit shows --------------------------------------------------------------------------
 
 
+def test_printed_it_is_its_verdict_and_both_accuracies_with_their_intervals():
+    right, bits = np.arange(100) < 90, np.zeros(100, bool)
+    found = Audit(eps=8 / 255, right=right)
+    found.reasons.append("the gradient is zero")
+    clean = "clean 90.0 % (82.6–94.5)"  # of 90 and of 0 in 100, as textbooks have them
+    told = "no verdict: the gradient is zero\n"
+    assert str(found) == f"{told}{clean}; eps 8/255, images 100, attacks 0"
+    found.attacks["a"] = auditing.Found(family="given", bits=bits, tried=right, seconds=0.0)
+    rest = "robust 0.0 % (0.0–3.7); eps 8/255, images 100, attacks 1"
+    assert str(found) == f"broken\n{clean}, {rest}"
+    assert repr(found) == f"<Audit: broken | {clean}, {rest}>"
+
+
 def test_the_table_has_a_row_an_attack_and_the_worst_case(result):
     table = result.table()
     assert list(table.index) == ["no attack", *result.attacks, "all attacks"]
@@ -930,15 +954,6 @@ def test_an_installed_package_writes_where_one_works(monkeypatch, tmp_path):
     monkeypatch.setattr(records, "__file__", str(tmp_path / "site-packages/reproduce/records.py"))
     monkeypatch.chdir(tmp_path)
     assert records.root() == tmp_path / "results"
-
-
-def test_what_the_package_asks_for_is_in_the_list_of_everything():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    text = (ROOT / "requirements.txt").read_text()
-    whole = {line.partition("#")[0].strip() for line in text.splitlines()} - {""}
-    extras = project["optional-dependencies"]
-    assert {*extras["book"], *extras["test"], *project["dependencies"]} == whole
-    assert set(extras) == {"book", "test", "engine"}
 
 
 def test_the_example_in_the_readme_runs_and_prints_what_it_says(capsys):

@@ -1,4 +1,4 @@
-"""Carlini and Wagner's attack, and what it and ZOO both promise."""
+"""Carlini and Wagner's attack, DDN, and what they and ZOO all promise."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from reproduce import data, models
 from reproduce.attacks import bpda, carlini_wagner
+from reproduce.attacks import ddn as ddn_module
 from reproduce.attacks import zoo as zoo_module
 from reproduce.attacks.carlini_wagner import CarliniWagner, Search, shortfall
+from reproduce.attacks.ddn import DDN
 from reproduce.attacks.zoo import ZOO
 from reproduce.quantizers import activation
 
@@ -28,7 +30,11 @@ def zoo(model, x, y, **options):
     return attack.run(model, x, y, seed=0, **options)
 
 
-both = pytest.mark.parametrize("run", [SHORT.run, zoo], ids=["cw", "zoo"])
+def ddn(model, x, y, **options):
+    return DDN(40).run(model, x, y, seed=0, **options)
+
+
+each = pytest.mark.parametrize("run", [SHORT.run, zoo, ddn], ids=["cw", "zoo", "ddn"])
 
 
 def linear(kind: str) -> tuple[nn.Module, Tensor, Tensor, Tensor]:
@@ -97,6 +103,23 @@ def test_on_a_linear_model_the_norm_is_the_distance_to_the_plane(kind, initial_c
     assert found.success.all()
     assert (found.norms >= 0.999 * distance).all()
     assert (found.norms <= 1.02 * distance).all()
+
+
+@pytest.mark.parametrize("init_eps", [0.01, 5])
+def test_ddn_finds_the_distance_to_a_plane_from_any_first_norm(init_eps):
+    model, x, y, distance = linear("inside")
+    found = DDN(200, init_eps=init_eps).run(model, x, y, seed=0)
+    assert found.success.all()
+    assert (found.norms >= 0.999 * distance).all()
+    assert (found.norms <= 1.05 * distance).all()
+
+
+def test_ddn_breaks_images_that_a_search_over_c_leaves_standing():
+    # Of too few values none is large enough.
+    model, x, y, _ = linear("inside")
+    few = CarliniWagner(steps=50, search_steps=1, lr=0.01, initial_c=1e-4)
+    assert not few.run(model, x, y).success.any()
+    assert DDN(50).run(model, x, y, seed=0).success.all()
 
 
 def test_its_steps_are_those_of_adam_on_the_objective():
@@ -234,10 +257,10 @@ def test_an_image_without_a_gradient_does_not_stop_another():
     assert found.queries.tolist() == [2, 1 + 3 * 50]
 
 
-# --- What both attacks promise --------------------------------------------------------------------
+# --- What all searches promise --------------------------------------------------------------------
 
 
-@both
+@each
 def test_what_is_returned_agrees_with_an_independent_forward_pass(run):
     model = network().eval()
     x, y = batch(model)
@@ -252,7 +275,7 @@ def test_what_is_returned_agrees_with_an_independent_forward_pass(run):
     assert found.success[2:].any() and (found.norms[2:] > 0).all()
 
 
-@both
+@each
 def test_a_failure_returns_the_image_and_an_infinite_norm(run):
     model = network().eval()
     model[4].weight.data.mul_(1e-3)
@@ -264,7 +287,7 @@ def test_a_failure_returns_the_image_and_an_infinite_norm(run):
     assert found.norms.isinf().all()
 
 
-@both
+@each
 def test_what_is_wrong_as_it_stands_is_a_success_of_norm_zero_after_one_query(run):
     model = network().eval()
     x, y = batch(model)
@@ -277,7 +300,7 @@ def test_what_is_wrong_as_it_stands_is_a_success_of_norm_zero_after_one_query(ru
     assert found.success.all()
 
 
-@both
+@each
 @pytest.mark.parametrize("training", [True, False])
 def test_the_model_comes_back_as_it_was_even_after_a_stop(run, training):
     model = network().train(training)
@@ -315,7 +338,7 @@ def test_the_model_comes_back_as_it_was_even_after_a_stop(run, training):
     assert unchanged()
 
 
-@both
+@each
 def test_the_model_runs_in_eval_mode_in_full_float32_and_without_gradients_of_its_weights(run):
     model = network().train()
     x, y = batch(model)
@@ -334,7 +357,7 @@ def test_the_model_runs_in_eval_mode_in_full_float32_and_without_gradients_of_it
     assert seen == {(False, False, "ieee", "ieee")}
 
 
-@both
+@each
 def test_it_shows_how_far_it_is(run, monkeypatch):
     model = network().eval()
     x, y = batch(model)
@@ -350,14 +373,14 @@ def test_it_shows_how_far_it_is(run, monkeypatch):
         def update(self, n=1):
             self.n += n
 
-    for module in carlini_wagner, zoo_module:
+    for module in carlini_wagner, ddn_module, zoo_module:
         monkeypatch.setattr(module, "tqdm", Bar)
     run(model, x, y)
     (bar,) = bars
     assert 0.8 * bar.total <= bar.n <= bar.total
 
 
-@both
+@each
 def test_the_same_arguments_give_the_same_examples_and_leave_the_global_generator(run):
     model = network().eval()
     x, y = batch(model)
@@ -407,7 +430,7 @@ def test_impossible_settings_are_refused_in_one_line(kind, name, value, allowed)
     assert "\n" not in str(caught.value)
 
 
-@both
+@each
 def test_bad_images_and_labels_are_refused(run):
     model = network()
     x, y = batch(model)
@@ -421,7 +444,7 @@ def test_bad_images_and_labels_are_refused(run):
         run(model, x[:0], y[:0])
 
 
-@both
+@each
 def test_a_network_in_which_an_image_depends_on_its_batch_is_refused(run):
     dataset = data.load("digits")
     x, y = data.to_float(dataset.x_test[:2]), dataset.y_test[:2]

@@ -23,6 +23,7 @@ from reproduce import data, records, runner, storage
 from reproduce.attacks import PGD
 from reproduce.papers import dqa, registry
 from reproduce.papers.units import Evaluation
+from reproduce.progress import Shown
 from reproduce.training import Interrupted
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -132,6 +133,19 @@ def test_filters_that_leave_nothing_end_with_code_2_and_one_line(capsys, command
     assert code == 2 and out == "" and err.count("\n") == 1
     assert err.startswith("error: nothing has scale='smoke', dataset='digits', ")
     assert filters[1] in err and "dynamic-3bit" in err
+
+
+@pytest.mark.parametrize(("argument", "code"), [("--help", 0), ("--version", 0), ("walk", 2)])
+def test_what_needs_no_run_loads_the_standard_library_alone(argument, code):
+    source = (
+        "import sys\nbefore = set(sys.modules)\nfrom reproduce.__main__ import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n    print(end.code)\n"
+        "print(*{n.partition('.')[0] for n in set(sys.modules) - before})"
+    )
+    done = subprocess.run([sys.executable, "-c", source, argument], capture_output=True, text=True)
+    *_, ended, loaded = done.stdout.splitlines()
+    assert int(ended) == code
+    assert set(loaded.split()) - sys.stdlib_module_names == {"reproduce"}
 
 
 STEERING = "a\x1b[31m\x07\r\nb\u202e"
@@ -386,7 +400,7 @@ def test_without_weights_the_other_units_are_run(capsys, few):
 
 
 def test_stopped_with_work_left_the_code_is_75_and_a_second_call_goes_on(capsys, few, monkeypatch):
-    genuine, steps = cli.Shown.__call__, []
+    genuine, steps = Shown.__call__, []
 
     def third(self, unit, progress):
         genuine(self, unit, progress)
@@ -394,7 +408,7 @@ def test_stopped_with_work_left_the_code_is_75_and_a_second_call_goes_on(capsys,
         if len(steps) == 3:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(cli.Shown, "__call__", third)
+    monkeypatch.setattr(Shown, "__call__", third)
     assert cli.main(["run"]) == cli.LEFT == 75
     assert "call again to resume" in capsys.readouterr().out
     assert list(records.every()) == [] and list((storage.cache() / "checkpoints").iterdir())
@@ -406,7 +420,7 @@ def test_a_budget_stops_a_run_with_code_75(capsys, few, monkeypatch):
     def slow(self, unit, progress):
         threading.Event().wait(0.3)
 
-    monkeypatch.setattr(cli.Shown, "__call__", slow)
+    monkeypatch.setattr(Shown, "__call__", slow)
     assert cli.main(["run", "--time-budget", "1s"]) == 75
     assert not any(r.error for r in records.every())
 
@@ -435,7 +449,7 @@ def test_where_the_output_is_no_terminal_progress_comes_in_lines(capsys, few, mo
     assert cli.main(["run", "--cell", "relu", "--suite", "network"]) == 0
     err = capsys.readouterr().err.splitlines()
     assert err == [f"{TINY[1].folder.split('/')[1]} network: begun"], "a minute has not passed"
-    monkeypatch.setattr(cli.Shown, "EVERY_S", 0.0)
+    monkeypatch.setattr(Shown, "EVERY_S", 0.0)
     assert cli.main(["run", "--cell", "fixed-2bit", "--suite", "network"]) == 0
     err = capsys.readouterr().err.splitlines()
     steps = [line.split(": ")[1].rpartition(", loss")[0] for line in err[1:]]

@@ -22,6 +22,7 @@ import torch
 import torchvision
 
 from reproduce import data
+from reproduce.names import DATASETS
 
 real = pytest.mark.skipif(
     "REPRODUCE_DATA" not in os.environ,
@@ -71,7 +72,7 @@ def one_line(error: pytest.ExceptionInfo) -> str:
 def test_an_unknown_name_is_answered_with_every_known_one():
     with pytest.raises(ValueError, match="'imagenet'") as error:
         data.load("imagenet")
-    assert all(name in one_line(error) for name in data.NAMES)
+    assert all(name in one_line(error) for name in DATASETS)
 
 
 def test_root_is_the_environment_variable_or_else_the_cache(monkeypatch, tmp_path):
@@ -101,7 +102,7 @@ SHAPES = {
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=real if name in ("mnist", "cifar10") else ()) for name in data.NAMES],
+    [pytest.param(name, marks=real if name in ("mnist", "cifar10") else ()) for name in DATASETS],
 )
 def test_every_set_keeps_the_common_form_and_names_its_own_bytes(name):
     dataset = data.load(name)

@@ -22,7 +22,7 @@ LAYERS = [
     {"evaluation", "records", "training"},
     {"attacks", "pipeline"},
     {"data", "dither", "models", "published", "quantizers"},
-    {"checks", "kernels", "storage"},
+    {"checks", "kernels", "names", "storage"},
 ]
 DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

@@ -10,7 +10,7 @@ import torch
 from reproduce import data, models
 from reproduce.attacks import ZOO, CarliniWagner, bpda
 from reproduce.evaluation import batch_seed
-from reproduce.papers import dqa, registry
+from reproduce.papers import dqa
 from reproduce.papers.units import Norms, OneByOne
 from reproduce.quantizers import FixedQuantizer
 from reproduce.training import Settings, train
@@ -77,22 +77,6 @@ def test_zoo_draws_anew_for_each_batch(learnt):
         x, y = data.to_float(dataset.x_test[few]), dataset.y_test[few]
         expected += SMALL_ZOO.run(alone(model), x, y, seed=batch_seed(7, number)).norms.tolist()
     assert found.tolist() == expected
-
-
-def test_networks_without_adversarial_training_meet_cw_and_those_with_it_zoo_as_well():
-    found = {
-        n.cell: registry.suites(n)["norms"]
-        for n in registry.networks("dqa", "laptop")
-        if "norms" in registry.suites(n)
-    }
-    clean = {f"{c}-clean" for c in ("relu", "fixed-1bit", "fixed-2bit", "fixed-3bit")}
-    assert found.keys() == clean | {"relu", "dynamic-1bit", "dynamic-2bit", "dynamic-3bit"}
-    for cell, suite in found.items():
-        rules = {"cw/own"} | (set() if "relu" in cell else {"cw/sigmoid"})
-        widths = set() if cell in clean else {f"zoo/{h}" for h in dqa.H_255}
-        assert suite.keys() == rules | widths
-        assert all(m.images == 100 and m.network.cell == cell for m in suite.values())
-        assert all(m.view == OneByOne() for m in suite.values())
 
 
 def test_the_sigmoid_is_named_by_its_rule_and_the_other_is_the_networks_own():

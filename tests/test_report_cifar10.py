@@ -10,38 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reproduce import records
 from reproduce.papers import dqa as paper
-from reproduce.papers.units import Network
-from reproduce.records import Record, Run
 from reproduce.report import dqa, inside, rivals, smallest, tables, transfer
 from reproduce.report.results import Results
+from tests.stored import put, right
 
 ROOT = Path(__file__).resolve().parent.parent
 INF = float("inf")
 WHERE = "cifar10", "laptop"
-
-
-def put(unit, **content) -> None:
-    """A record of a unit, as running it leaves one."""
-    base = unit if isinstance(unit, Network) else unit.network
-    made = Run(
-        wall_s=1.0, device="a device", versions={}, commit=None, dirty=None, created="2026-01-01"
-    )
-    record = Record(
-        folder=unit.folder,
-        name=unit.name,
-        configuration=records.configuration(unit),
-        dataset={"name": base.dataset, "sha256": "0"},
-        run=made,
-        **content,
-    )
-    records.write(record)
-
-
-def right(count: int, total: int = 100) -> np.ndarray:
-    """(total,) bool, the first `count` of them True."""
-    return np.arange(total) < count
 
 
 def network(activation: str, bits: int | None = None, *, clean: bool = False):
@@ -174,14 +150,10 @@ def test_zoo_may_have_met_fewer_images_than_cw(folders):
     assert (row.standing, row.broken) == (1, 1)
 
 
-def test_what_was_not_run_is_empty_and_draws_nothing(folders):
+def test_what_was_not_run_is_empty():
     found = smallest.outcomes([])
     assert smallest.table3(found, defended=True).empty and smallest.table5(found).empty
     assert smallest.every_width(found).empty
-    assert smallest.widths_figure(found) is None
-    assert smallest.undefended_figure([]) is smallest.defended_figure([]) is None
-    with pytest.raises(ValueError, match="cw was not run"):
-        smallest.best(Results(network("relu")), "cw")
 
 
 def curve(line) -> list[tuple[float, float]]:

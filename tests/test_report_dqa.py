@@ -13,38 +13,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reproduce import records
 from reproduce.papers import dqa as paper
-from reproduce.papers.units import Network
 from reproduce.quantizers import DynamicQuantizer
-from reproduce.records import Record, Run
 from reproduce.report import checks, dqa, dqa_details, dqa_figures, tables
 from reproduce.report.results import Results
+from tests.stored import put, right
 
 ROOT = Path(__file__).resolve().parent.parent
 ALL = 100
-
-
-def put(unit, device: str = "a device", **content) -> None:
-    """A record of a unit, as running it leaves one."""
-    base = unit if isinstance(unit, Network) else unit.network
-    made = Run(
-        wall_s=1.0, device=device, versions={}, commit=None, dirty=None, created="2026-01-01"
-    )
-    record = Record(
-        folder=unit.folder,
-        name=unit.name,
-        configuration=records.configuration(unit),
-        dataset={"name": base.dataset, "sha256": "0"},
-        run=made,
-        **content,
-    )
-    records.write(record)
-
-
-def right(count: int, total: int = ALL) -> np.ndarray:
-    """(total,) bool, the first `count` of them True."""
-    return np.arange(total) < count
 
 
 # What attacks that work leave of 100 images; what is not named leaves 45.
@@ -580,6 +556,6 @@ def test_another_run_of_the_same_name_counts_beside_the_suite_s_own(folders, see
     both = Results(one).attacked()
     assert both["noise"][1].sum() == 80, "the suite's own keeps the name"
     assert len(both) == len(results.attacked()) + 1
-    assert Results(one).worst_case(families=["noise"]).tolist() == (
+    assert Results(one).worst_case("noise").tolist() == (
         (found & both["noise"][1][:50] & results.clean()[:50]).tolist()
     )

@@ -374,6 +374,37 @@ def test_the_other_white_box_attacks_vary_the_main_one():
         assert diagnosed == {"own": own, "main": main}
 
 
+def test_the_attack_that_a_file_can_hold_is_the_main_one_and_one_that_starts_again():
+    for network, trial in trials():
+        suite, main = dqa.file(network), trial["main"]
+        held = replace(main.attack, file="uint8")
+        assert suite["file/main"] == replace(main, name="file/main", attack=held)
+        again = suite["file/restarts"].attack
+        assert again == replace(held, loss="margin", restarts=again.restarts)
+        assert again.restarts == (2 if network.scale == "smoke" else 5)
+
+
+def test_the_readings_are_chosen_on_training_images_that_no_network_was_trained_on():
+    chosen = [n for n in every() if "held-out" in registry.suites(n)]
+    readings = {(n.slug, n.training.clean_weight) for n in chosen}
+    assert readings == {
+        ("workstation-relu-seed0", 0),
+        ("workstation-relu-mixed-seed0", 0.5),
+    }
+    dataset = data.load("patterns")
+    known = replace(dqa.network("patterns", "relu", None, scale="smoke"), train_images=490)
+    measured = dqa.held_out(known)
+    assert measured.keys() == {"clean", "fgsm", "pgd"}
+    assert {n: m.attack for n, m in measured.items()} == dqa.table_attacks(known)
+    images, labels = measured["pgd"].first(dataset)
+    assert torch.equal(images, dataset.x_train[490:]) and torch.equal(labels, dataset.y_train[490:])
+    assert len(replace(measured["pgd"], images=7).first(dataset)[1]) == 7
+    everything = replace(known, train_images=len(dataset.x_train))
+    for trained in (everything, replace(known, train_images=None)):
+        with pytest.raises(ValueError, match=f"{trained.slug} was trained on all"):
+            replace(measured["pgd"], network=trained).first(dataset)
+
+
 def test_a_trial_measures_nothing_twice():
     for network, trial in trials():
         found = [replace(m, name="") for m in trial.values()]
@@ -381,10 +412,10 @@ def test_a_trial_measures_nothing_twice():
 
 
 def test_every_family_of_attack_is_in_a_trial():
-    wanted = {"clean", "gradient", "score", "decision", "noise", "ensemble"}
-    for network, trial in trials():
-        families = {e.family for e in evaluations(trial).values()}
-        assert families == wanted | (set() if network.activation == "relu" else {"transfer"})
+    wanted = {"gradient", "score", "decision", "noise", "ensemble"}
+    for _, trial in trials():
+        attacks = [e.attack for e in evaluations(trial).values()]
+        assert {a.family for a in attacks if a is not None} == wanted and None in attacks
 
 
 def test_transfer_attacks_come_from_the_control_and_walk_all_the_way():
@@ -649,7 +680,7 @@ def test_checks_are_for_the_first_seed_of_the_15_models():
 # --- Tables 3, 5 and 6 of DQA ---------------------------------------------------------------------
 
 
-def test_networks_without_adversarial_training_meet_cw_and_those_with_it_zoo_as_well():
+def test_networks_without_adversarial_training_meet_cw_and_ddn_and_those_with_it_zoo_as_well():
     clean = {f"{cell}-clean" for cell in ("relu", "fixed-1bit", "fixed-2bit", "fixed-3bit")}
     trained_on = {"relu", "dynamic-1bit", "dynamic-2bit", "dynamic-3bit"}
     for scale, images in (("laptop", {100}), ("paper", {1_000, 200})):
@@ -661,17 +692,19 @@ def test_networks_without_adversarial_training_meet_cw_and_those_with_it_zoo_as_
         found = {cell: s["norms"] for cell, s in suites.items() if "norms" in s}
         assert found.keys() == clean | trained_on
         for cell, suite in found.items():
-            rules = {"cw/own"} | (set() if "relu" in cell else {"cw/sigmoid"})
+            backward = ("own",) if "relu" in cell else ("own", "sigmoid")
+            rules = {f"{attack}/{rule}" for attack in ("cw", "ddn") for rule in backward}
             zoo = {name: m.attack.h_255 for name, m in suite.items() if name.startswith("zoo")}
             assert suite.keys() - zoo.keys() == rules
             widths = [] if cell in clean else [1e-4, 1e-3, *(k / 255 for k in (1, 2, 4, 8))]
             assert [h / 255 for h in zoo.values()] == pytest.approx(widths)
             assert {m.images for m in suite.values()} <= images
             assert all(type(m) is Norms and type(m.view) is OneByOne for m in suite.values())
-            if "cw/sigmoid" in suite:
-                sigmoid = suite["cw/sigmoid"]
-                assert (sigmoid.backward, sigmoid.temperature) == ("sigmoid", 5)
-                assert suite["cw/own"].backward is None
+            for attack in ("cw", "ddn"):
+                if f"{attack}/sigmoid" in suite:
+                    sigmoid = suite[f"{attack}/sigmoid"]
+                    assert (sigmoid.backward, sigmoid.temperature) == ("sigmoid", 5)
+                    assert suite[f"{attack}/own"].backward is None
 
 
 def test_attacks_on_a_substitute_are_shown_to_both_networks():

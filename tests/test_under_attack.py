@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from reproduce.attacks import (
+    DDN,
     FGSM,
     NES,
     PGD,
@@ -57,15 +58,20 @@ def zoo(model, x, y):
     return ZOO(20, 1, 4, 4.0, 0.1, 1.0).run(model, x, y, seed=0)
 
 
+def ddn(model, x, y):
+    return DDN(3).run(model, x, y, seed=0)
+
+
 CALLS = {name: attacked(attack) for name, attack in SETTINGS.items()} | {
     "cw": CarliniWagner(3, 1, 0.05, 1.0).run,
+    "ddn": ddn,
     "zoo": zoo,
     "correct": judged,
     "clean": clean,
 }
 every = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 cheap = pytest.mark.parametrize(
-    "call", [CALLS[n] for n in ("pgd", "adaptive", "cw", "zoo", "clean")]
+    "call", [CALLS[n] for n in ("pgd", "adaptive", "cw", "ddn", "zoo", "clean")]
 )
 
 

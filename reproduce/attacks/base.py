@@ -77,8 +77,9 @@ def _precisions() -> list[tuple[object, str, object]]:
     """Every switch of float32's precision, with its value for all 24 bits."""
     b = torch.backends
     if hasattr(b.cuda.matmul, "fp32_precision"):  # PyTorch refuses a mixture with the old ones
-        parts = b.cuda.matmul, b.cudnn.conv, b.cudnn.rnn, b.mkldnn.matmul, b.mkldnn.conv
-        return [(part, "fp32_precision", "ieee") for part in parts]
+        parts = {b.cuda: ["matmul"], b.cudnn: ["conv", "rnn"], b.mkldnn: ["matmul", "conv"]}
+        owned = [getattr(owner, name) for owner, names in parts.items() for name in names]
+        return [(part, "fp32_precision", "ieee") for part in owned]
     return [(part, "allow_tf32", False) for part in (b.cudnn, b.cuda.matmul)]
 
 
@@ -108,7 +109,7 @@ def answers_watched(model: nn.Module, labels: Tensor) -> Iterator[None]:
     most = labels.max().item() if len(labels) else 0
     finite = torch.ones((), dtype=torch.bool, device=labels.device)
 
-    def look(_module, _args, logits: Tensor) -> None:
+    def look(_module: nn.Module, _args: object, logits: Tensor) -> None:
         nonlocal finite
         if logits.ndim != 2 or logits.shape[1] < 2:
             raise ValueError(f"the model gives {tuple(logits.shape)}; it must be (N, 2 or more)")
@@ -203,13 +204,15 @@ def bpda(
     FixedQuantizer(bits=1, backward='straight_through')
     """
     check_rule(backward, temperature)
-    kinds = FixedQuantizer | DynamicQuantizer
-    layers = [m for m in model.modules() if backward is not None and isinstance(m, kinds)]
+    if backward is None:
+        yield
+        return
+    layers = [m for m in model.modules() if isinstance(m, FixedQuantizer | DynamicQuantizer)]
     before = [(m, m.backward, m.temperature) for m in layers]
 
     def restore() -> None:
-        for m, *rule in before:
-            m.set_backward(*rule)
+        for m, own, at in before:
+            m.set_backward(own, at)
 
     with afterwards(restore):
         for m in layers:
@@ -244,7 +247,10 @@ class Attack(Protocol):
 
     kind: ClassVar[str]
     family: ClassVar[str]
-    eps_255: float
+
+    @property
+    def eps_255(self) -> float:
+        """Its radius, in grey levels of 255."""
 
     @property
     def passes(self) -> int:

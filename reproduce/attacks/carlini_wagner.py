@@ -6,11 +6,12 @@ stops a whole batch at once; a zero gradient then looks like a successful defenc
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +50,16 @@ def shortfall(logits: Tensor, labels: Tensor, confidence: float) -> Tensor:
     return confidence - margin(logits, labels) + EDGE * logits.detach().abs().amax(1)
 
 
-def check_settings(attack) -> None:
+class Searching(Protocol):
+    """Settings of a search for c."""
+
+    @property
+    def search_steps(self) -> int: ...
+    @property
+    def initial_c(self) -> float: ...
+
+
+def check_settings(attack: object) -> None:
     """Check the fields that both attacks have."""
     settle(attack, whole, "search_steps", least=1)
     settle(attack, number, "lr", "initial_c", inside=True)
@@ -95,11 +105,27 @@ def predict(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
     return torch.cat([model(x) for x in images.split(batch_size)])
 
 
+@contextlib.contextmanager
+def image_by_image(
+    model: nn.Module, images: Tensor, labels: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """base.under_attack, for attacks that want logits which are an image's own."""
+    if any(isinstance(m, FixedQuantizer) and m.maximum == "batch" for m in model.modules()):
+        raise ValueError(
+            "maximum is 'batch' in a FixedQuantizer: an image has no logits of its own; "
+            "set maximum to 'image' to attack the network"
+        )
+    with under_attack(model, images, labels) as ready:
+        if not len(images):
+            raise ValueError("0 images; give at least one")
+        yield ready
+
+
 def smallest_perturbations(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
-    attack,
+    attack: Searching,
     minimise: Callable[[Search, Tensor], None],
     *,
     batch_size: int,
@@ -108,14 +134,7 @@ def smallest_perturbations(
 
     See CarliniWagner.run for the rest.
     """
-    if any(isinstance(m, FixedQuantizer) and m.maximum == "batch" for m in model.modules()):
-        raise ValueError(
-            "maximum is 'batch' in a FixedQuantizer: an image has no logits of its own; "
-            "set maximum to 'image' to attack the network"
-        )
-    with under_attack(model, images, labels) as (images, labels):
-        if not len(images):
-            raise ValueError("0 images; give at least one")
+    with image_by_image(model, images, labels) as (images, labels):
         search = Search(images, labels, attack.initial_c)
         wrong = predict(model, images, batch_size).argmax(1) != labels
         search.queries += 1
@@ -188,7 +207,9 @@ class CarliniWagner:
                 model, images, labels, self, minimise, batch_size=max(1, len(images))
             )
 
-    def _minimise(self, model: nn.Module, begin, search: Search, index: Tensor) -> None:
+    def _minimise(
+        self, model: nn.Module, begin: Callable[[], object], search: Search, index: Tensor
+    ) -> None:
         start = torch.atanh((2 * search.images[index] - 1) * (1 - SHRINK))
         w, origin = start, (torch.tanh(start) + 1) / 2
         mean, square = torch.zeros_like(w), torch.zeros_like(w)

@@ -92,7 +92,15 @@ def loss_by_step(
     return curve
 
 
-def _walk(model, attack: AdaptivePGD, images, labels, seed: int, *, curve=None) -> Tensor:
+def _walk(
+    model: nn.Module,
+    attack: AdaptivePGD,
+    images: Tensor,
+    labels: Tensor,
+    seed: int,
+    *,
+    curve: list[float] | None = None,
+) -> Tensor:
     """The attack's path from one start to its end, whatever the model says on the way."""
     seed, step = check_seed("seed", seed), attack.step_255 / 255
     with (
@@ -188,7 +196,9 @@ def _around(image: Tensor, eps: float, count: int, generator: torch.Generator) -
     return (image + eps * noise).clamp(0, 1)
 
 
-def _head(body: nn.Module, image: Tensor, eps: float, generator) -> nn.Linear | None:
+def _head(
+    body: nn.Module, image: Tensor, eps: float, generator: torch.Generator
+) -> nn.Linear | None:
     """Answers 0 at the image and at random points of its ball, and 1 at one corner of it.
 
     The direction is Fisher's; the threshold is halfway between the corner and the nearest of the

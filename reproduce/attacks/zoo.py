@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -20,6 +21,8 @@ from reproduce.attacks.carlini_wagner import (
 )
 from reproduce.checks import check_floats, number, settle, whole
 from reproduce.checks import seed as check_seed
+
+Lack = Callable[[Tensor, Tensor], Tensor]  # of pixels (m, D) of images (m,): the shortfall (m,)
 
 
 class _Descent:
@@ -132,7 +135,16 @@ class ZOO:
                 model, images, labels, self, minimise, batch_size=batch_size
             )
 
-    def _minimise(self, lack, search, index: Tensor, *, batch_size: int, generator, bar) -> None:
+    def _minimise(
+        self,
+        lack: Lack,
+        search: Search,
+        index: Tensor,
+        *,
+        batch_size: int,
+        generator: torch.Generator,
+        bar: tqdm,
+    ) -> None:
         left = (self.queries - 1) // self.search_steps
         descent, first = _Descent(search, index), True
         while len(descent.index):
@@ -158,7 +170,7 @@ class ZOO:
                 descent.keep(moving)
                 first = False
 
-    def _slope(self, lack, batch_size: int, descent: _Descent, columns: Tensor) -> Tensor:
+    def _slope(self, lack: Lack, batch_size: int, descent: _Descent, columns: Tensor) -> Tensor:
         """df/dx in the (n, k) coordinates `columns`."""
         h, at = self.h_255 / 255, descent.x.gather(1, columns)
         low, high = (at - h).clamp(min=0), (at + h).clamp(max=1)

@@ -33,7 +33,7 @@ class State:
             storage.check_writable(self.path.parent)
             self.token = _token(target, asked)
             if self.path.exists():
-                self._restore()
+                self._restore(self.path)
 
     def add(
         self, name: str, made: Tensor, tried: np.ndarray, *, family: str, seconds: float
@@ -60,10 +60,10 @@ class State:
             meta = {"token": self.token, "attacks": about}
             storage.save_tensors(self.path, kept | {"best": self.best}, meta)
 
-    def _restore(self) -> None:
-        tensors, meta = storage.load_tensors(self.path)
+    def _restore(self, path: Path) -> None:
+        tensors, meta = storage.load_tensors(path)
         if meta.get("token") != self.token:
-            raise storage.Damaged(f"{self.path} is of another audit; delete it to start afresh")
+            raise storage.Damaged(f"{path} is of another audit; delete it to start afresh")
         for name, (family, seconds) in meta["attacks"].items():
             bits = {part: tensors[f"{part}/{name}"].numpy() for part in ("bits", "tried")}
             self.found.attacks[name] = Found(family=family, **bits, seconds=seconds)
@@ -97,9 +97,7 @@ def _stable(value: object) -> str:
     """A value's text, the same in every process where the value tells what it is."""
     if isinstance(value, Mapping):
         return "; ".join(f"{_stable(name)}: {_stable(v)}" for name, v in value.items())
-    if hasattr(value, "__code__"):  # two functions may have one name
-        code = value.__code__
-        return f"{value.__qualname__} {code.co_code.hex()} {code.co_consts}"
-    if hasattr(value, "__qualname__"):
-        return f"{value.__module__}.{value.__qualname__}"
-    return repr(value)
+    name, code = (getattr(value, part, None) for part in ("__qualname__", "__code__"))
+    if code is not None:  # two functions may have one name
+        return f"{name} {code.co_code.hex()} {code.co_consts}"
+    return f"{value.__module__}.{name}" if name else repr(value)

@@ -24,7 +24,9 @@ def checked_eps(eps: float) -> float:
     return checks.number("eps", eps, 0, 1, inside=True)
 
 
-def checked_images(model, images, labels) -> tuple[Tensor, Tensor, list[str]]:
+def checked_images(
+    model: nn.Module, images: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor, list[str]]:
     """Images and labels where the model is, and what was done to them.
 
     Raises: TypeError, ValueError, FloatingPointError: what is wrong, in one line.

@@ -9,11 +9,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from reproduce import records, storage
 from reproduce.evaluation import wilson
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 BROKEN, STANDS, NO_VERDICT = "broken", "not broken by these attacks", "no verdict"
 
@@ -38,7 +43,7 @@ class Check:
     said: str
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False, repr=False)
 class Audit:
     """The result of `audit`.
 
@@ -99,7 +104,17 @@ class Audit:
             why.append(f"{int(kept.sum())} of {len(kept)} survive, which may be half or not")
         return f"{NO_VERDICT}: {'; '.join(why)}" if why else STANDS
 
-    def table(self):
+    def __str__(self) -> str:
+        parts = [f"clean {_percent(self.clean)}"]
+        if self.robust is not None:
+            parts.append(f"robust {_percent(self.robust)}")
+        counts = f"images {len(self.right)}, attacks {len(self.attacks)}"
+        return f"{self.verdict}\n{', '.join(parts)}; eps {255 * self.eps:g}/255, {counts}"
+
+    def __repr__(self) -> str:
+        return f"<Audit: {' | '.join(str(self).splitlines())}>"
+
+    def table(self) -> pd.DataFrame:
         """A DataFrame with a row an attack, last the worst case.
 
         family; tried: on how many images, namely all that were right, or those of them that the
@@ -151,7 +166,7 @@ class Audit:
         table = self.table().to_html(float_format=lambda v: f"{v:.3f}", na_rep="")
         return f"<p><b>{html.escape(self.verdict)}</b></p>{table}<ul>{items}</ul>"
 
-    def plot(self):
+    def plot(self) -> Figure:
         """The ladder: accuracy as one attack after another is added, as a matplotlib figure."""
         import matplotlib.pyplot as plt
 
@@ -257,6 +272,11 @@ def _cell(text: str) -> str:
 def _found(stored: Mapping) -> Found:
     bits, tried = (records.decoded(stored[n], "bool") for n in ("bits", "tried"))
     return Found(family=stored["family"], bits=bits, tried=tried, seconds=stored["seconds"])
+
+
+def _percent(share: tuple[float, float, float]) -> str:
+    value, low, high = (100 * s for s in share)
+    return f"{value:.1f} % ({low:.1f}–{high:.1f})"
 
 
 def _share(bits: np.ndarray) -> tuple[float, float, float]:

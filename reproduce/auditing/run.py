@@ -16,7 +16,7 @@ from reproduce.auditing import inputs, signs
 from reproduce.auditing.checkpoint import State
 from reproduce.auditing.result import Audit
 from reproduce.auditing.stand_ins import Function, find_head, with_stand_ins
-from reproduce.auditing.suites import Target, named_attacks
+from reproduce.auditing.suites import Run, Target, named_attacks
 
 
 def audit(
@@ -25,7 +25,7 @@ def audit(
     labels: Tensor,
     *,
     eps: float = 8 / 255,
-    suite: str | Sequence | Mapping = "standard",
+    suite: str | Sequence[object] | Mapping[str, object] = "standard",
     surrogates: Mapping[type[nn.Module], str | Function] | None = None,
     differentiable: nn.Module | None = None,
     source: nn.Module | None = None,
@@ -73,17 +73,26 @@ def audit(
         if not right.any():
             raise ValueError(f"none of {len(images)} images is judged rightly; nothing to attack")
         found = Audit(eps=eps, right=right.cpu().numpy(), notes=notes)
-        mine = {"model": model, "images": images[right], "labels": labels[right]}
-        seen = _seen(found, **mine, surrogates=surrogates, differentiable=differentiable)
+        mine = images[right], labels[right]
+        seen = _seen(found, model, *mine, surrogates=surrogates, differentiable=differentiable)
         if source is not None:
             inputs.check_other("source", source, images, labels)
         head = find_head(model, head, images[:1])
-        target = Target(**mine, seen=seen, source=source, eps=eps, batch_size=batch_size, seed=seed)
+        target = Target(
+            model=model,
+            seen=seen,
+            source=source,
+            images=mine[0],
+            labels=mine[1],
+            eps=eps,
+            batch_size=batch_size,
+            seed=seed,
+        )
         with torch.no_grad():
             attacks = named_attacks(suite, eps, classes=model(images[:1]).shape[1])
         ready = {name: target.ready(name, attack, eps) for name, attack in attacks.items()}
         if source is not None:
-            ready["transfer"] = target.transfer()
+            ready["transfer"] = target.transfer(source)
         if found.flags["zero_gradients"]:
             return found
         state = State(found, target, checkpoint, [attacks, surrogates])
@@ -99,7 +108,15 @@ def audit(
     return found
 
 
-def _seen(found: Audit, model, images, labels, *, surrogates, differentiable) -> nn.Module:
+def _seen(
+    found: Audit,
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    surrogates: Mapping[type[nn.Module], str | Function] | None,
+    differentiable: nn.Module | None,
+) -> nn.Module:
     """The network that gradients are taken of, with the flags of both in `found`."""
     flat = inputs.look(found, model, images, labels)
     if surrogates:
@@ -128,7 +145,7 @@ def _head_of(seen: nn.Module, head: str | None, image: Tensor) -> str | None:
 
 def _run(
     state: State,
-    ready: Mapping,
+    ready: Mapping[str, tuple[str, Run]],
     spared: Sequence[str],
     *,
     budget_s: float | None,
@@ -158,7 +175,7 @@ def _run(
 
 
 def _note(found: Audit) -> None:
-    if found.attacks:
+    if found.attacks and found.rounded is not None:
         found.notes.append(
             f"The adversarial images leave {int(found.survives.sum())} right as they are, "
             f"and {int(found.rounded.sum())} once rounded to whole grey values."

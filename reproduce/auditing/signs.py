@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import nn
 
-from reproduce.attacks import FGSM, AdaptivePGD, diagnostics
+from reproduce.attacks import FGSM, AdaptivePGD, Attack, diagnostics
 from reproduce.auditing.result import Audit, Check
 from reproduce.auditing.stand_ins import BeforeHead
 from reproduce.auditing.suites import Target
@@ -26,7 +27,7 @@ def check(found: Audit, target: Target, head: str | None) -> None:
     slack = max(1, round(SLACK * n))
     main = AdaptivePGD(eps_255=e, step_255=e / 4, steps=20, loss="margin")
 
-    def left(attack) -> np.ndarray:
+    def left(attack: Attack) -> np.ndarray:
         eps = attack.eps_255 / 255
         _, run = target.ready("a check", attack, eps)
         return target.right(target.attacked("a check", run, eps)[0])
@@ -52,7 +53,7 @@ def check(found: Audit, target: Target, head: str | None) -> None:
     note("planted examples are found", passed, said)
 
 
-def _gradients(found: Audit, slack: int, note) -> None:
+def _gradients(found: Audit, slack: int, note: Callable[[str, bool, str], None]) -> None:
     bits = {
         families: [f.bits for f in found.attacks.values() if f.family in families]
         for families in (SIGHTED, BLIND)

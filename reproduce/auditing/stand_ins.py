@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 from reproduce.attacks import margin
 
@@ -37,11 +38,11 @@ class _Value(torch.autograd.Function):
     """The value of `hard`, the gradient of `soft`."""
 
     @staticmethod
-    def forward(ctx, soft: Tensor, hard: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, soft: Tensor, hard: Tensor) -> Tensor:
         return hard.clone()
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
         return grad, None
 
 
@@ -96,7 +97,7 @@ def _checked(kind: object, function: object) -> Function:
 
 
 def flat_layers(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[list[str], list[str]]:
-    """The layers through which no gradient comes: "name (class)", in the order of the model.
+    """The layers through which no gradient comes, with their class, in the order of the model.
 
     The smallest parts of which this is true. One that saturates here and there is not meant: every
     entry of the gradient of its output must be zero, at all of these images.
@@ -108,7 +109,11 @@ def flat_layers(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[list[
     calls = _calls(model, images)
     flat = {n for n, call in calls.items() if _is_flat(*call)}
     flat = {n for n in flat if not any(other != n and _inside(other, n) for other in flat)}
-    named = {n: f"{n or 'the model'} ({type(calls[n][0]).__name__})" for n in calls if n in flat}
+    named = {
+        n: f"{f'layer {n!r}' if n else 'the model'} of class {type(calls[n][0]).__name__}"
+        for n in calls
+        if n in flat
+    }
     reached = _reached(model, list(named), images, labels)
     return list(named.values()), [said for n, said in named.items() if n in reached]
 
@@ -122,8 +127,8 @@ def _calls(model: nn.Module, images: Tensor) -> dict[str, tuple]:
     calls: dict[str, tuple] = {}
     hard = [n for n, m in model.named_modules() if isinstance(m, _StandIn)]
 
-    def keep(name: str) -> Callable:
-        def hook(layer, args, keywords) -> None:
+    def keep(name: str) -> Callable[..., None]:
+        def hook(layer: nn.Module, args: tuple, keywords: dict) -> None:
             if name not in calls and args and isinstance(args[0], Tensor):
                 if args[0].is_floating_point():
                     # A layer may work in place.
@@ -163,8 +168,8 @@ def _reached(model: nn.Module, names: list[str], images: Tensor, labels: Tensor)
     """At the outputs of which of these layers does the gradient of the margin arrive?"""
     outs: dict[str, Tensor] = {}
 
-    def cut(name: str) -> Callable:
-        def hook(_layer, _args, out):
+    def cut(name: str) -> Callable[..., Tensor | None]:
+        def hook(_layer: nn.Module, _args: tuple, out: object) -> Tensor | None:
             if not isinstance(out, Tensor) or not out.is_floating_point():
                 return None
             outs[name] = out.detach().requires_grad_(True)
@@ -176,7 +181,7 @@ def _reached(model: nn.Module, names: list[str], images: Tensor, labels: Tensor)
     try:
         with torch.enable_grad():
             loss = margin(model(images), labels).sum()
-            grads = [None] * len(outs)
+            grads: Sequence[Tensor | None] = [None] * len(outs)
             if outs and loss.requires_grad:
                 grads = torch.autograd.grad(loss, list(outs.values()), allow_unused=True)
     finally:

@@ -15,8 +15,10 @@ from reproduce.attacks import (
     FGSM,
     KINDS,
     PGD,
+    ZOO,
     AdaptivePGD,
     AutoAttack,
+    CarliniWagner,
     HopSkipJump,
     Noise,
     Square,
@@ -32,7 +34,9 @@ SUITES = ("quick", "standard")
 Run = Callable[[Tensor, Tensor, int], Tensor]  # (images, labels, seed) -> adversarial images
 
 
-def named_attacks(suite: str | Sequence | Mapping, eps: float, classes: int) -> dict[str, object]:
+def named_attacks(
+    suite: str | Sequence[object] | Mapping[str, object], eps: float, classes: int
+) -> dict[str, object]:
     """{name: attack} of a suite. Raises: TypeError, ValueError: no suite, or an empty one."""
     if isinstance(suite, str):
         if suite not in SUITES:
@@ -68,9 +72,8 @@ def _quick(e: float, steps: int = 20) -> dict[str, object]:
 
 
 def _standard(e: float, classes: int) -> dict[str, object]:
-    attacks = _quick(e, steps=100)
-    restarts = replace(attacks["PGD, margin"], restarts=5)
-    attacks |= {
+    restarts = AdaptivePGD(eps_255=e, step_255=e / 4, steps=100, loss="margin", restarts=5)
+    attacks = _quick(e, steps=100) | {
         "noise": Noise(eps_255=e, draws=1_000),
         "PGD, margin, 5 restarts": restarts,
         "Square": Square(eps_255=e, queries=5_000),
@@ -103,15 +106,15 @@ class Target:
         said = answers(self.model, images, self.labels, self.batch_size)
         return (said == self.labels[: len(images)]).cpu().numpy()
 
-    def transfer(self) -> tuple[str, Run]:
+    def transfer(self, source: nn.Module) -> tuple[str, Run]:
         """PGD on the other network."""
-        e, source = 255 * self.eps, self.source
+        e = 255 * self.eps
         return "transfer", lambda x, y, s: perturb(source, PGD(e, e / 10, 100), x, y, s)
 
     def ready(self, name: str, attack: object, eps: float) -> tuple[str, Run]:
         """(family, what makes the images). Raises: TypeError, ValueError: not for this ball."""
         if isinstance(attack, KINDS):
-            if not hasattr(attack, "eps_255"):
+            if isinstance(attack, CarliniWagner | ZOO):
                 raise TypeError(f"{name} looks for the smallest perturbation and has no eps")
             if attack.eps_255 > 255 * eps + 1e-3:
                 raise ValueError(f"{name} has eps_255 {attack.eps_255:g}; it is {255 * eps:g} here")

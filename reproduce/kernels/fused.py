@@ -6,6 +6,7 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch._dynamo
@@ -14,10 +15,11 @@ from torch import Tensor
 # A process may meet each function at 3 depths, in 2 dtypes, under 4 rules; beyond the default of 8
 # variants PyTorch goes back to single operations without a word. The configuration is each
 # thread's own where torch.compile takes the limit itself, and a GPU's backward pass has its own.
-_LIMIT = {"recompile_limit": 64}
+_LIMIT: dict[str, Any] = {"recompile_limit": 64}
 if "recompile_limit" not in inspect.signature(torch.compile).parameters:
     torch._dynamo.config.recompile_limit = _LIMIT.pop("recompile_limit")
 
+Out = TypeVar("Out")  # a Tensor, or several
 LARGE = 2**15  # elements; below, compiling takes longer than it saves, but on a GPU launches count
 
 
@@ -48,7 +50,7 @@ def _compiles(device: str) -> bool:
     return True
 
 
-def fused(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def fused(function: Callable[..., Out]) -> Callable[..., Out]:
     """`function`, compiled for large float32 and half-precision tensors, and for all on a GPU.
 
     Both ways give the same up to rounding. PyTorch otherwise goes through memory once for every
@@ -60,7 +62,7 @@ def fused(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     compiled = functools.cache(lambda: torch.compile(function, dynamic=True, **_LIMIT))
 
     @functools.wraps(function)
-    def call(x: Tensor, *args):
+    def call(x: Tensor, *args: object) -> Out:
         kind = x.device.type
         small = x.numel() < LARGE and kind != "cuda"
         if small or x.dtype == torch.float64 or kind in _eager or not _compiles(kind):

@@ -35,10 +35,10 @@ class _OnePass(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, formulas, rows, rule, *given):
         ctx.layout, ctx.formulas, ctx.rule = (_by_channel(x), rows), formulas, rule
-        given = [g.detach() if isinstance(g, Tensor) else g for g in given]
-        y, *kept = formulas[0](_rows(x, *ctx.layout), *given)
-        ctx.save_for_backward(x, *kept, *(g for g in given if isinstance(g, Tensor)))
-        ctx.numbers = [g for g in given if not isinstance(g, Tensor)]
+        plain = [g.detach() if isinstance(g, Tensor) else g for g in given]
+        y, *kept = formulas[0](_rows(x, *ctx.layout), *plain)
+        ctx.save_for_backward(x, *kept, *(g for g in plain if isinstance(g, Tensor)))
+        ctx.numbers = [g for g in plain if not isinstance(g, Tensor)]
         return _unrows(y, x, ctx.layout[0])
 
     @staticmethod

@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 
 from reproduce import models
 from reproduce.attacks import (
+    DDN,
     FGSM,
     NES,
     PGD,
@@ -311,6 +312,41 @@ def table(base: ActivationNetwork) -> dict[str, Measurement]:
     return suite
 
 
+# --- Which reading of the risk --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut(Evaluation):
+    """As Evaluation, of the training images that the network was not trained on, all or the first.
+
+    Raises: ValueError: it was trained on all of them.
+    """
+
+    kind: ClassVar[str] = "held-out"
+
+    def first(self, dataset):
+        start = self.network.train_images
+        if start is None or start >= len(dataset.x_train):
+            raise ValueError(f"{self.network.slug} was trained on all training images")
+        part = slice(start, None if self.images is None else start + self.images)
+        return dataset.x_train[part], dataset.y_train[part]
+
+    @property
+    def passes(self):
+        return super().passes / 10  # of a tenth of the test set's size
+
+
+def held_out(base: ActivationNetwork) -> dict[str, Measurement]:
+    """The tables' conditions on held-out images, which choose between the readings of the risk.
+
+    That reading is run for all networks whose ReLU comes nearer to the paper's row of ReLU, by the
+    mean absolute difference of the three numbers.
+    """
+    options = {"network": base, "batch": TABLE_BATCH, "seed": base.seed}
+    attacks = table_attacks(base)
+    return {n: HeldOut(name=f"held-out/{n}", attack=a, **options) for n, a in attacks.items()}
+
+
 # --- The trial ------------------------------------------------------------------------------------
 
 
@@ -448,6 +484,20 @@ def trial(base: ActivationNetwork) -> dict[str, Measurement]:
     return suite
 
 
+def file(base: ActivationNetwork) -> dict[str, Measurement]:
+    """The main attack where its images must be such as a file can hold, in every step."""
+    size, strong = BUDGETS[base.dataset, base.scale], replace(main_attack(base), file="uint8")
+    again = replace(strong, restarts=size.restarts[0], loss="margin")
+    options = {"network": base, "view": OneByOne(), "batch": TRIAL_BATCH, "seed": base.seed}
+    return {
+        name: Evaluation(name=name, attack=attack, images=images, **options)
+        for name, attack, images in (
+            ("file/main", strong, size.many),
+            ("file/restarts", again, size.few),
+        )
+    }
+
+
 def shown(base: ActivationNetwork) -> dict[str, Measurement]:
     """The first test images under the trial's main attack, for a figure."""
     attacks = {"clean": None, "main": main_attack(base)}
@@ -482,14 +532,16 @@ NORM_ATTACKS = {
 
 
 def norms(base: ActivationNetwork) -> dict[str, Measurement]:
-    """C&W through every rule; ZOO at every step width, on networks trained on adversarial ones."""
+    """C&W and DDN through every rule; ZOO at every step width, on networks trained on adversarial
+    examples."""
     cw, cw_images, zoo, zoo_images = NORM_ATTACKS[base.scale]
     options = {"network": base, "view": OneByOne(), "batch": 100, "seed": base.seed}
     known = {"own": {}} if base.activation == "relu" else {"own": {}, "sigmoid": MAIN_RULE}
-    suite: dict[str, Measurement] = {
-        f"cw/{rule}": Norms(name=f"cw/{rule}", attack=cw, images=cw_images, **how, **options)
-        for rule, how in known.items()
-    }
+    suite: dict[str, Measurement] = {}
+    for kind, attack in (("cw", cw), ("ddn", DDN(cw.steps))):
+        for rule, how in known.items():
+            name = f"{kind}/{rule}"
+            suite[name] = Norms(name=name, attack=attack, images=cw_images, **how, **options)
     if base.training.attack is not None:
         for width, h_255 in H_255.items():
             attack = replace(zoo, h_255=h_255)

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from reproduce.checks import of_kind, shown
+from reproduce.names import PAPERS, SCALES, SUITES
 from reproduce.papers import double, dqa, originals
 from reproduce.papers.double import HardenedNetwork, ImageNetwork
 from reproduce.papers.dqa import ActivationNetwork, Substitute
 from reproduce.papers.originals import OriginalNetwork
-from reproduce.papers.units import SCALES, Measurement, Network, check_seed
-
-PAPERS = ("dqa", "double-quantization")
-SUITES = ("table", "trial", "shown", "norms", "transfer", "checks")
+from reproduce.papers.units import Measurement, Network, check_seed
 
 
 def networks(
@@ -58,8 +56,11 @@ def suites(network: Network) -> dict[str, dict[str, Measurement]]:
         return {"transfer": dqa.transfer(network)}
     if isinstance(network, ActivationNetwork):
         found = {"table": dqa.table(network)}
+        if network.scale == "workstation" and network.activation == "relu":
+            found["held-out"] = dqa.held_out(network)
         if network.training.attack is not None:
             found["trial"] = dqa.trial(network)
+            found["file"] = dqa.file(network)
             if network.width is None:
                 found["shown"] = dqa.shown(network)
         resnet = network.width is not None and network.scale in dqa.NORM_ATTACKS

@@ -15,15 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from reproduce import data, models, records
-from reproduce.attacks import ZOO, Attack, CarliniWagner, bpda, full_float32
+from reproduce.attacks import DDN, ZOO, Attack, CarliniWagner, bpda, full_float32
 from reproduce.attacks.base import check_rule
 from reproduce.checks import check_fields, check_module, check_uint8, of_kind, settle, shown, whole
 from reproduce.checks import seed as drawn_from
 from reproduce.evaluation import batch_seed, correct
+from reproduce.names import DATASETS, SCALES
 from reproduce.quantizers import Backward, FixedQuantizer
 from reproduce.training import Settings, derived_seed
-
-SCALES = ("smoke", "laptop", "workstation", "paper", "original")
 
 Models = Mapping["Network", nn.Module]  # trained networks on one device, in eval mode
 
@@ -63,7 +62,7 @@ class _Keyed:
 class Network(_Keyed):
     """One training: on what, of what, how, and from which seed.
 
-    Args: dataset: a name of reproduce.data. scale: one of registry.SCALES. training: how; None of a
+    Args: dataset: one of names.DATASETS. scale: one of names.SCALES. training: how; None of a
           network that others trained, which `pretrained` reads. train_images: how many, from the
           first on; None for all.
     """
@@ -81,8 +80,8 @@ class Network(_Keyed):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_where(self.scale, self.seed)
-        if self.dataset not in data.NAMES:
-            raise ValueError(f"dataset is {shown(self.dataset)}; choose one of {data.NAMES}")
+        if self.dataset not in DATASETS:
+            raise ValueError(f"dataset is {shown(self.dataset)}; choose one of {DATASETS}")
         if self.train_images is not None:
             settle(self, whole, "train_images", least=1)
 
@@ -254,13 +253,6 @@ class Evaluation(Measurement):
 
     kind: ClassVar[str] = "evaluation"
 
-    @property
-    def family(self) -> str:
-        """ "clean", "transfer", or its attack's: gradient, score, decision, noise or ensemble."""
-        if self.attack is None:
-            return "clean"
-        return "transfer" if self.source is not None else self.attack.family
-
     def needs(self):
         return (self.network,) if self.source is None else (self.network, self.source)
 
@@ -295,7 +287,7 @@ class Norms(Measurement):
     Source: DQA, Tables 3 and 5.
     """
 
-    attack: CarliniWagner | ZOO
+    attack: CarliniWagner | DDN | ZOO
     backward: Backward | None = None
     temperature: float | None = None
 
@@ -313,7 +305,7 @@ class Norms(Measurement):
         with bpda(model, self.backward, self.temperature):
             batches = zip(images.split(self.batch), labels.split(self.batch), strict=True)
             for number, (x, y) in enumerate(batches):
-                drawn = isinstance(self.attack, ZOO)  # the other draws nothing
+                drawn = not isinstance(self.attack, CarliniWagner)
                 seed = {"seed": batch_seed(self.seed, number)} if drawn else {}
                 x = data.to_float(x.to(device))
                 found.append(self.attack.run(model, x, y.to(device), **seed).norms.cpu())

@@ -7,147 +7,108 @@ Source: Carlini et al. 2019, On evaluating adversarial robustness; Zimmermann et
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from reproduce.records import Record
-from reproduce.report.results import Results
+from reproduce.report.results import Results, survivors
 
 Suite = Mapping[str, Record]
 MOST, LEAST = "at most", "at least"
+NOT_RUN = float("nan"), float("nan")
 FOUND = 0.95  # of the planted examples that random points miss
 
 
-class Found(NamedTuple):
-    """What a check measured: a number, and the limit that it must keep."""
-
-    measured: float
-    bound: str
-    limit: float
-
-
 class Check(NamedTuple):
-    """Args: name: what should be so. needs: the records that it reads. measure: from a suite."""
+    """Args: name: what should be so. needs: the records that it reads. measure: from a suite, a
+    number and the limit that it must keep. bound: whether that is the most or the least."""
 
     name: str
     needs: tuple[str, ...]
-    measure: Callable[[Suite], Found]
+    measure: Callable[[Suite], tuple[float, float]]
+    bound: str = MOST
 
 
-RADII = ("eps/0", "eps/0.25", "eps/0.5", "main", "eps/2", "eps/unbounded")
+def falls(*radii: str) -> Check:
+    """Of attacks by growing radius, none leaves more than the one before it."""
+
+    def measure(suite: Suite) -> tuple[float, float]:
+        left = [suite[name].correct for name in radii]
+        climb = max(after - before for before, after in pairwise(left))
+        return max(climb, 0), suite[radii[0]].total / 100
+
+    return Check("accuracy falls as ε grows: images regained", radii, measure)
 
 
-def _slack(record: Record) -> float:
-    return record.total / 100
+def no_more(name: str, stronger: str, weaker: str) -> Check:
+    """One attack leaves no more than another, of the first images that both met."""
+
+    def measure(suite: Suite) -> tuple[float, float]:
+        few = min(suite[attack].total for attack in (stronger, weaker))
+        left = [int(suite[attack].bits[:few].sum()) for attack in (stronger, weaker)]
+        return left[0], left[1] + few / 100
+
+    return Check(name, (stronger, weaker), measure)
 
 
-def _idle(suite: Suite) -> Found:
-    moved = int((suite["eps/0"].bits != suite["clean"].bits).sum())
-    return Found(moved, MOST, 0)
+def _idle(suite: Suite) -> tuple[float, float]:
+    return int((suite["eps/0"].bits != suite["clean"].bits).sum()), 0
 
 
-def _climb(suite: Suite) -> Found:
-    left = [suite[name].correct for name in RADII]
-    climb = max(after - before for before, after in itertools.pairwise(left))
-    return Found(max(climb, 0), MOST, _slack(suite["main"]))
-
-
-def _random(suite: Suite) -> Found:
-    """Noise may have met fewer images: the first ones."""
-    noise = suite["noise"]
-    directed = int(suite["main"].bits[: noise.total].sum())
-    return Found(directed, MOST, noise.correct + _slack(noise))
-
-
-def _longer(suite: Suite) -> Found:
+def _longer(suite: Suite) -> tuple[float, float]:
     change = abs(suite["main"].correct - suite["steps/twice"].correct)
-    return Found(change, MOST, _slack(suite["main"]))
+    return change, suite["main"].total / 100
 
 
-def _rise(suite: Suite) -> Found:
+def _rise(suite: Suite) -> tuple[float, float]:
     """The last tenth of the steps must lie a tenth above the start, and near the highest."""
     curve = np.array(suite["diagnostics"].values["loss"]["main"])
     start, late = curve[0], curve[-len(curve) // 10 :].mean()
-    return Found(late - start, LEAST, max(0.1 * abs(start), 0.9 * (curve.max() - start)))
+    return late - start, max(0.1 * abs(start), 0.9 * (curve.max() - start))
 
 
-def _planted(suite: Suite, attack: str) -> Found:
-    """Of none, the limit is 1: then nothing is shown."""
-    hits = {n: np.array(b, bool) for n, b in suite["diagnostics"].values["binarization"].items()}
-    hard = hits["valid"] & ~hits["random"]
-    return Found(int(hits[attack][hard].sum()), LEAST, max(FOUND * int(hard.sum()), 1))
+def planted(attack: str) -> Check:
+    """Of none, the limit is 1: then nothing is shown. Args: attack: main, or the table's own."""
+
+    def measure(suite: Suite) -> tuple[float, float]:
+        values = suite["diagnostics"].values["binarization"]
+        hits = {name: np.array(bits, bool) for name, bits in values.items()}
+        hard = hits["valid"] & ~hits["random"]
+        return int(hits[attack][hard].sum()), max(FOUND * int(hard.sum()), 1)
+
+    return Check("planted examples are found", ("diagnostics",), measure, LEAST)
 
 
+ONE_STEP = "no more left than by one step"
 MAIN = (
     Check("ε = 0 changes nothing: answers that differ", ("eps/0", "clean"), _idle),
-    Check("accuracy falls as ε grows: images regained", RADII, _climb),
+    falls("eps/0", "eps/0.25", "eps/0.5", "main", "eps/2", "eps/unbounded"),
     Check(
         "twice the radius leaves half of what a quarter leaves",
         ("eps/2", "eps/0.25"),
-        lambda s: Found(s["eps/2"].correct, MOST, s["eps/0.25"].correct / 2),
+        lambda s: (s["eps/2"].correct, s["eps/0.25"].correct / 2),
     ),
     Check(
         "unbounded ε leaves nothing",
         ("eps/unbounded",),
-        lambda s: Found(s["eps/unbounded"].correct, MOST, 0),
+        lambda s: (s["eps/unbounded"].correct, 0),
     ),
-    Check("no more left than by random points", ("main", "noise"), _random),
+    no_more("no more left than by random points", "main", "noise"),
     Check("twice the steps change little", ("main", "steps/twice"), _longer),
     Check(
         "gradients do not vanish: share of images",
         ("diagnostics",),
-        lambda s: Found(s["diagnostics"].values["zero_gradients"]["main"]["images"], MOST, 0),
+        lambda s: (s["diagnostics"].values["zero_gradients"]["main"]["images"], 0),
     ),
-    Check("the loss rises with the steps, and stays up", ("diagnostics",), _rise),
-    Check("planted examples are found", ("diagnostics",), lambda s: _planted(s, "main")),
+    Check("the loss rises with the steps, and stays up", ("diagnostics",), _rise, LEAST),
+    planted("main"),
 )
-
-
-def _no_more_than_one_step(attack: str) -> Callable[[Suite], Found]:
-    def measure(suite: Suite) -> Found:
-        one = suite["table/fgsm"]
-        return Found(suite[attack].correct, MOST, one.correct + _slack(one))
-
-    return measure
-
-
-STEPS = Check(
-    "no more left than by one step", ("main", "table/fgsm"), _no_more_than_one_step("main")
-)
-TABLE = (
-    Check(
-        "no more left than by one step",
-        ("table/pgd", "table/fgsm"),
-        _no_more_than_one_step("table/pgd"),
-    ),
-    Check("planted examples are found", ("diagnostics",), lambda s: _planted(s, "own")),
-)
-BLIND = {"queries": {"score", "noise"}, "decisions": {"decision"}, "transfer": {"transfer"}}
-
-
-def _rows(attack: str, checks: tuple[Check, ...], suite: Suite) -> list[tuple]:
-    return [
-        (c.name, attack, *(c.measure(suite) if suite.keys() >= set(c.needs) else _NOT_RUN))
-        for c in checks
-    ]
-
-
-_NOT_RUN = (float("nan"), MOST, float("nan"))
-_COLUMNS = ["check", "attack", "measured", "bound", "limit"]
-
-
-def _frame(rows: list[tuple]) -> pd.DataFrame:
-    frame = pd.DataFrame(rows, columns=_COLUMNS)
-    most = frame["bound"] == MOST
-    low, high = (
-        np.where(most, frame[a], frame[b])
-        for a, b in (("measured", "limit"), ("limit", "measured"))
-    )
-    return frame.assign(passed=low <= high)
+TABLE = (no_more(ONE_STEP, "table/pgd", "table/fgsm"), planted("own"))
+BLIND = {"queries": ("score", "noise"), "decisions": ("decision",), "transfer": ("transfer",)}
 
 
 def main_checks(suite: Suite) -> pd.DataFrame:
@@ -163,7 +124,18 @@ def main_checks(suite: Suite) -> pd.DataFrame:
 
 def judge(attack: str, chosen: tuple[Check, ...], suite: Suite) -> pd.DataFrame:
     """These checks of an attack. Returns: as `main_checks`."""
-    return _frame(_rows(attack, chosen, suite))
+    rows = []
+    for check in chosen:
+        run = suite.keys() >= set(check.needs)
+        measured, limit = check.measure(suite) if run else NOT_RUN
+        rows.append((check.name, attack, measured, check.bound, limit))
+    return _frame(rows)
+
+
+def _frame(rows: list[tuple]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=["check", "attack", "measured", "bound", "limit"])
+    most, least = frame["measured"] <= frame["limit"], frame["measured"] >= frame["limit"]
+    return frame.assign(passed=most.where(frame["bound"] == MOST, least))
 
 
 def checks(results: Results) -> pd.DataFrame:
@@ -173,15 +145,15 @@ def checks(results: Results) -> pd.DataFrame:
     and, as attack "table", whether PGD as in the paper's tables worked.
     """
     suite = results.suite("trial")
-    blind = [
-        (f"images lost to {words} alone", "main", *_blind(results, families))
-        for words, families in BLIND.items()
-    ]
-    main = _rows("main", (*MAIN, STEPS), suite)
-    return _frame([*main, *blind, *_rows("table", TABLE, suite)])
+    blind = []
+    for words, families in BLIND.items():
+        measured, limit = _blind(results, families)
+        blind.append((f"images lost to {words} alone", "main", measured, MOST, limit))
+    main = judge("main", (*MAIN, no_more(ONE_STEP, "main", "table/fgsm")), suite)
+    return pd.concat([main, _frame(blind), judge("table", TABLE, suite)], ignore_index=True)
 
 
-def _blind(results: Results, families: set[str]) -> tuple[float, str, float]:
+def _blind(results: Results, families: tuple[str, ...]) -> tuple[float, float]:
     """How many images fall to these attacks and to no gradient.
 
     AutoAttack counts for neither side: it ends in Square, which sees no gradient. Nothing falls to
@@ -190,14 +162,13 @@ def _blind(results: Results, families: set[str]) -> tuple[float, str, float]:
     members = results.attacked().values()
     blind = [bits for family, bits in members if family in families]
     if not blind:
-        return _NOT_RUN if families != {"transfer"} or results.network.control else (0, MOST, 0)
-    met = min(map(len, blind))
-    standing = results.clean()[:met].copy()
+        return NOT_RUN if families != ("transfer",) or results.network.control else (0, 0)
+    left = survivors(blind)
+    standing = results.clean()[: len(left)].copy()
     for family, bits in members:
         if family == "gradient":
-            standing[: len(bits)] &= bits[:met]
-    alone = standing & ~np.all([bits[:met] for bits in blind], axis=0)
-    return int(alone.sum()), MOST, met / 100
+            standing[: len(bits)] &= bits[: len(left)]
+    return int((standing & ~left).sum()), len(left) / 100
 
 
 def doubtful(results: Results) -> bool:

@@ -19,6 +19,7 @@ from reproduce.papers import registry
 from reproduce.papers.double import FIG4, KINDS, kind_name
 from reproduce.quantizers import Rounding, linear_quantize
 from reproduce.report.results import Results
+from reproduce.report.style import depth
 
 Kind = tuple[int, bool]
 
@@ -26,7 +27,7 @@ Kind = tuple[int, bool]
 def words(kind: Kind) -> str:
     """A kind as tables call it: "1 bit", "2 bits, dithered" ..."""
     bits, dithered = kind
-    return f"{bits} bit{'s' if bits > 1 else ''}" + (", dithered" if dithered else "")
+    return depth(bits) + (", dithered" if dithered else "")
 
 
 def trained_on(results: Results) -> Kind:
@@ -61,10 +62,10 @@ def by_kind(results: Results, condition: str) -> dict[Kind, np.ndarray]:
     return {kind: suite[name].bits for kind, name in names.items() if name in suite}
 
 
-def pooled(
+def measured_table(
     results: Sequence[Results], condition: str, first: int | None = None
-) -> dict[tuple[Kind, Kind], np.ndarray]:
-    """{(trained on, tested on): (N,) bool}, the seeds of a network one after the other.
+) -> pd.DataFrame:
+    """What was measured, as a table like `published_table`; the seeds of a network together.
 
     Args:    results: of one scale, none for another halftone. condition: as by `by_kind`.
              first: this many images of each seed only.
@@ -75,20 +76,13 @@ def pooled(
         raise ValueError(f"networks of several scales ({', '.join(scales)}); never mix them")
     if len({(*trained_on(r), r.network.seed) for r in results}) < len(results):
         raise ValueError("two networks of one kind and seed; select one configuration")
-    seen: dict[tuple[Kind, Kind], list[np.ndarray]] = {}
+    seeds: dict[tuple[Kind, Kind], list[np.ndarray]] = {}
     for one in results:
         for kind, bits in by_kind(one, condition).items():
-            seen.setdefault((trained_on(one), kind), []).append(bits[:first])
-    return {cell: np.concatenate(seeds) for cell, seeds in seen.items()}
-
-
-def measured_table(
-    results: Sequence[Results], condition: str, first: int | None = None
-) -> pd.DataFrame:
-    """What was measured, as a table like `published_table`. Arguments and errors: of `pooled`."""
+            seeds.setdefault((trained_on(one), kind), []).append(bits[:first])
     table = published_table("I") * np.nan
-    for (train, test), bits in pooled(results, condition, first).items():
-        table.loc[train, test] = 100 * bits.mean()
+    for (train, test), bits in seeds.items():
+        table.loc[train, test] = 100 * np.concatenate(bits).mean()
     return table
 
 
@@ -97,11 +91,11 @@ def own(table: pd.DataFrame) -> pd.Series:
     return pd.Series({kind: table.loc[kind, kind] for kind in table.index})
 
 
-def best_on_its_training_kind(table: pd.DataFrame, within: float = 0.5) -> pd.Series:
-    """{kind: whether a network's accuracy on its training kind is its best, to so many points};
-    rows that were run alone. Half a point is about what sampling 10,000 images leaves open."""
-    best = {kind: row.max() for kind, row in table.iterrows() if row.notna().any()}
-    return pd.Series({kind: table.loc[kind, kind] >= top - within for kind, top in best.items()})
+def best_on_its_training_kind(table: pd.DataFrame) -> pd.Series:
+    """{kind: whether a network's accuracy on its training kind is its best, to half a point}; rows
+    that were run alone. Half a point is about what sampling 10,000 images leaves open."""
+    run = table.dropna(how="all")
+    return own(run) >= run.max(axis=1).to_numpy() - 0.5
 
 
 # --- What arithmetic decides ----------------------------------------------------------------------
@@ -114,7 +108,7 @@ def _stored(bits: int) -> torch.Tensor:
     return torch.stack([levels.floor(), levels.round()])
 
 
-def _within_reach(bits: int, eps: int, rounding: Rounding) -> torch.Tensor:
+def _within_reach(bits: int, eps: int, rounding: Rounding = "floor") -> torch.Tensor:
     """(2, 2, 2**bits): the lowest and the highest level that each stored one can become.
 
     The quantiser never decreases, so the two ends of an interval decide for all that lies between.
@@ -133,18 +127,18 @@ def whole_radius(bits: int, rounding: Rounding = "floor") -> int:
     return radius
 
 
-def steps(bits: int, up_to: int, rounding: Rounding = "floor") -> list[int]:
+def steps(bits: int, up_to: int) -> list[int]:
     """Each whole eps, 1..up_to, at which some level can become one that it could not before.
 
     Between two of them the best attack can do nothing new: accuracy against eps is a staircase.
     """
-    reach = [_within_reach(bits, eps, rounding) for eps in range(up_to + 1)]
+    reach = [_within_reach(bits, eps) for eps in range(up_to + 1)]
     return [eps for eps in range(1, up_to + 1) if not torch.equal(reach[eps], reach[eps - 1])]
 
 
-def decided(eps_255: float, rounding: Rounding = "floor") -> list[Kind]:
+def decided(eps_255: float) -> list[Kind]:
     """The kinds of test image on which no attack of this size can change anything."""
-    return [kind for kind in KINDS if whole_radius(kind[0], rounding) >= eps_255]
+    return [kind for kind in KINDS if whole_radius(kind[0]) >= eps_255]
 
 
 def verdicts(results: Sequence[Results]) -> pd.DataFrame:

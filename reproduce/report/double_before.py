@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -11,11 +11,10 @@ import pandas as pd
 from torch import Tensor
 
 from reproduce.evaluation import paired
-from reproduce.papers.double import FIG4, HALFTONES, ImageNetwork
-from reproduce.records import Record
+from reproduce.papers.double import FIG4, HALFTONES, ImageNetwork, kind_name
 from reproduce.report import checks
-from reproduce.report.checks import MOST, Check, Found
-from reproduce.report.double import by_kind, trained_on
+from reproduce.report.checks import Check
+from reproduce.report.double import trained_on
 from reproduce.report.results import Results, survivors
 
 # --- What is left ---------------------------------------------------------------------------------
@@ -26,8 +25,7 @@ BEFORE = ("clean", "bare", "identity", "averaged", "strong", "square", "transfer
 def before(results: Results) -> dict[str, np.ndarray]:
     """{one of BEFORE: (N,) bool}: which images survive each attack before dithering, over the first
     images that all of those that were run have met. Empty where nothing was run."""
-    trial = results.suite("trial")
-    found = {n: trial[f"before/{n}"].bits for n in BEFORE if f"before/{n}" in trial}
+    found = results.met()
     few = min(map(len, found.values()), default=0)
     return {name: bits[:few] for name, bits in found.items()}
 
@@ -37,7 +35,7 @@ def worst_before(results: Results) -> np.ndarray:
 
     Raises: ValueError: none was.
     """
-    return survivors(list(before(results).values()))
+    return survivors(results.met().values())
 
 
 def left(results: Sequence[Results]) -> pd.DataFrame:
@@ -70,37 +68,8 @@ def left_by_the_same(results: Results) -> int:
 
 # --- Did the attacks work? ------------------------------------------------------------------------
 
-Suite = Mapping[str, Record]
-
-
-def _first(suite: Suite) -> dict[str, np.ndarray]:
-    """The bits before dithering, over the images that all attacks have met."""
-    found = {n: suite[f"before/{n}"].bits for n in BEFORE if f"before/{n}" in suite}
-    few = min(map(len, found.values()))
-    return {name: bits[:few] for name, bits in found.items()}
-
-
-def _regained(suite: Suite) -> Found:
-    path = [suite[n].correct for n in ("clean", *(f"after/{e}" for e in FIG4))]
-    climb = max(after - before for before, after in pairwise(path))
-    return Found(max(climb, 0), MOST, suite["clean"].total / 100)
-
-
-def _beyond(suite: Suite) -> Found:
-    return Found(suite["after/outside"].correct, MOST, suite["clean"].correct / 2)
-
-
-def _no_more(stronger: str, weaker: str) -> Check:
-    def measure(suite: Suite) -> Found:
-        found = _first(suite)
-        slack = len(found[stronger]) / 100
-        return Found(int(found[stronger].sum()), MOST, int(found[weaker].sum()) + slack)
-
-    needs = tuple(f"before/{name}" for name in (stronger, weaker))
-    return Check(f"{_NAMES[stronger]} leaves no more than {_NAMES[weaker]}", needs, measure)
-
-
-_NAMES = {
+# From what knows least to what knows most.
+GRADIENTS = {
     "bare": "PGD on the bare network",
     "identity": "PGD on the pipeline",
     "averaged": "the averaged attack",
@@ -108,26 +77,31 @@ _NAMES = {
 }
 
 
-def _blind(suite: Suite) -> Found:
+def _blind(suite: checks.Suite) -> tuple[float, float]:
     """How many images fall to one black-box attack and to no gradient: the larger number."""
-    found = _first(suite)
-    standing = survivors([found[n] for n in ("clean", "bare", "identity", "averaged", "strong")])
-    alone = [int((standing & ~found[n]).sum()) for n in ("square", "transfer") if n in found]
-    return Found(max(alone), MOST, len(standing) / 100)
+    standing = survivors([suite[f"before/{n}"].bits for n in ("clean", *GRADIENTS)])
+    blind = [suite[n].bits for n in ("before/square", "before/transfer") if n in suite]
+    alone = [int((standing[: len(b)] & ~b[: len(standing)]).sum()) for b in blind]
+    return max(alone), len(standing) / 100
 
 
-AFTER = (
+AFTER_DITHERING = (
+    checks.falls("clean", *(f"after/{e}" for e in FIG4)),
     Check(
-        "accuracy falls as ε grows: images regained",
-        ("clean", *(f"after/{e}" for e in FIG4)),
-        _regained,
+        "one grey level beyond the radius breaks half",
+        ("clean", "after/outside"),
+        lambda s: (s["after/outside"].correct, s["clean"].correct / 2),
     ),
-    Check("one grey level beyond the radius breaks half", ("clean", "after/outside"), _beyond),
 )
-KNOWING = (
-    _no_more("identity", "bare"),
-    _no_more("averaged", "identity"),
-    _no_more("strong", "averaged"),
+BEFORE_DITHERING = (
+    *(
+        checks.no_more(
+            f"{GRADIENTS[stronger]} leaves no more than {GRADIENTS[weaker]}",
+            f"before/{stronger}",
+            f"before/{weaker}",
+        )
+        for weaker, stronger in pairwise(GRADIENTS)
+    ),
     Check("fall to Square or transfer alone", ("before/strong", "before/square"), _blind),
 )
 
@@ -141,8 +115,8 @@ def attack_checks(results: Results) -> pd.DataFrame:
     """
     suite = results.suite("trial")
     frames = [
-        checks.judge("after dithering", AFTER, suite),
-        checks.judge("before dithering", KNOWING, suite),
+        checks.judge("after dithering", AFTER_DITHERING, suite),
+        checks.judge("before dithering", BEFORE_DITHERING, suite),
     ]
     return pd.concat(frames, ignore_index=True)
 
@@ -258,15 +232,13 @@ def seen_by_detector(results: Results, noise: str) -> tuple[np.ndarray, np.ndarr
           not run.
     """
     if noise == "before":
-        trial = results.suite("trial")
-        pair = [trial[n].bits for n in ("before/clean", "before/bare") if n in trial]
+        suite, names = results.suite("trial"), ("before/clean", "before/bare")
     else:
-        kind = trained_on(results)
-        found = [by_kind(results, condition) for condition in ("clean", "pgd")]
-        pair = [bits[kind] for bits in found if kind in bits]
-    if len(pair) < 2:
+        own = kind_name(*trained_on(results))
+        suite, names = results.suite("table"), (f"clean/{own}", f"pgd/{own}")
+    if not suite.keys() >= set(names):
         return None
-    clean, attacked = pair
+    clean, attacked = (suite[name].bits for name in names)
     return clean[: len(attacked)], attacked
 
 

@@ -16,7 +16,7 @@ from matplotlib.patches import Patch, Rectangle
 from reproduce.papers.double import KINDS
 from reproduce.quantizers import filter_radius
 from reproduce.report.double import Kind, decided, steps, whole_radius, words
-from reproduce.report.style import close, legend_below
+from reproduce.report.style import close, depth, legend_below
 
 ROUNDINGS = {"floor": "rounding down, as released", "nearest": "rounding to the nearest level"}
 LOOK = {True: {"color": "C0", "marker": "o"}, False: {"color": "C1", "marker": "s"}}  # dithered?
@@ -33,10 +33,11 @@ def short(kind: Kind) -> str:
 # --- What arithmetic decides ----------------------------------------------------------------------
 
 
-def margins(depths: Sequence[int] = (1, 2, 3, 4)) -> Figure:
-    """The levels of each depth on the line of grey values, and what is sure to come back to each:
+def margins() -> Figure:
+    """The levels of 1 to 4 bits on the line of grey values, and what is sure to come back to each:
     what lies within the largest whole radius. The radius stands at the right."""
     figure, ax = plt.subplots(figsize=(5.4, 4.2))
+    depths = (1, 2, 3, 4)
     for row, bits in enumerate(depths):
         levels = 255 * np.arange(2**bits) / (2**bits - 1)
         for offset, colour, rounding in ((-0.17, "C0", "floor"), (0.17, "C1", "nearest")):
@@ -48,7 +49,7 @@ def margins(depths: Sequence[int] = (1, 2, 3, 4)) -> Figure:
             spot = {"color": colour, "fontsize": 13, "va": "center", "fontweight": "bold"}
             ax.text(262, y, f"±{radius}", **spot)
     ax.set(xlabel="grey value", xlim=(-4, 259), xticks=[0, 64, 128, 192, 255])
-    ax.set_yticks(range(len(depths)), [words((b, False)) for b in depths])
+    ax.set_yticks(range(len(depths)), map(depth, depths))
     ax.grid(axis="y", visible=False)
     ax.invert_yaxis()
     pairs = zip(("C0", "C1"), ROUNDINGS.values(), strict=True)
@@ -153,12 +154,8 @@ def accuracies(tables: Mapping[str, pd.DataFrame], eps_255: float | None = None)
 # --- Fig. 4 ---------------------------------------------------------------------------------------
 
 
-def against_eps(
-    measured: pd.DataFrame,
-    published: Mapping[Kind, tuple[float, float]],
-    depths: Sequence[int] = (1, 2, 3, 8),
-) -> Figure:
-    """Accuracy against the eps of PGD after dithering, a panel a depth.
+def against_eps(measured: pd.DataFrame, published: Mapping[Kind, tuple[float, float]]) -> Figure:
+    """Accuracy against the eps of PGD after dithering, a panel for 1, 2, 3 and 8 bits.
 
     Solid: what theory fixes, the clean accuracy as far as nothing can change. Points: measured.
     Ticks at the foot: each eps at which the best attack can do something that it could not before;
@@ -168,7 +165,7 @@ def against_eps(
     """
     figure, axes = plt.subplots(2, 2, figsize=(6, 5.6), sharex=True, sharey=True)
     top = int(measured["eps"].max()) if len(measured) else 32
-    for ax, bits in zip(axes.flat, depths, strict=True):
+    for ax, bits in zip(axes.flat, (1, 2, 3, 8), strict=True):
         radius = min(whole_radius(bits), top)
         ax.axvspan(-1, radius, color="0.93", zorder=0)
         ax.plot(steps(bits, top), [-4] * len(steps(bits, top)), "|", color="0.3", ms=9, mew=1.5)
@@ -183,7 +180,7 @@ def against_eps(
             if (bits, dithered) in published:
                 reach, said = published[bits, dithered]
                 ax.plot([0, reach], [said] * 2, color="black", ls=":" if dithered else "--", lw=1.3)
-        ax.set(title=words((bits, False)), xticks=[0, 4, 8, 16, 24, 32], ylim=(-8, 103))
+        ax.set(title=depth(bits), xticks=[0, 4, 8, 16, 24, 32], ylim=(-8, 103))
         ax.set(xlabel="ε (grey values)", ylabel="accuracy (%)")
         ax.label_outer()
     handles = [Line2D([], [], ls="", ms=6, label=DITHERED[d], **look) for d, look in LOOK.items()]

@@ -7,16 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 import pandas as pd
 
 from reproduce import published
-from reproduce.evaluation import wilson
+from reproduce.evaluation import paired, wilson
 from reproduce.papers import dqa
 from reproduce.papers.dqa import ActivationNetwork
 from reproduce.report import checks, tables
 from reproduce.report.results import (
     Results,
     every_seed,
-    lead,
+    met_by_both,
     robust_accuracy,
-    warning_signs,
+    survivors,
+    tried,
 )
 from reproduce.report.style import model_name
 
@@ -29,15 +30,12 @@ def name_of(network: ActivationNetwork) -> str:
     return model_name(network.activation, network.bits)
 
 
-def find(dataset: str, scale: str, *, seed: int = 0, mixed: bool = False) -> dict[str, Results]:
-    """{name: results} of the seven networks of Table 1 or 2, those that were trained.
+def find(dataset: str, scale: str, *, mixed: bool = False) -> dict[str, Results]:
+    """{name: results} of the seven networks of Table 1 or 2, first seed, those that were trained.
 
     Args: as papers.dqa.network.
     """
-    units = [
-        dqa.network(dataset, *kind, seed=seed, scale=scale, mixed=mixed) for kind in dqa.ACTIVATIONS
-    ]
-    return trained(units)
+    return trained(dqa.network(dataset, *k, scale=scale, mixed=mixed) for k in dqa.ACTIVATIONS)
 
 
 def trained(networks: Iterable[ActivationNetwork]) -> dict[str, Results]:
@@ -96,20 +94,30 @@ def side_by_side(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(list(rows.values()))
 
 
+SIGNS = (("pgd", "clean"), ("fgsm", "clean"), ("pgd", "fgsm"))
+
+
 def signs(runs: Iterable[Results]) -> pd.DataFrame:
-    """Signs that an attack of the tables failed, a row a run: network, seed, collapsed, pgd (%),
-    and a bool for each of results.warning_signs."""
+    """Signs that an attack of the tables failed, or that there was nothing left to attack.
+
+    An attack may leave an image alone, so accuracy under it cannot truly exceed clean accuracy; and
+    PGD with its many steps should leave no more than FGSM with one. A sign counts where the Wilson
+    intervals at 95 % do not overlap.
+
+    Returns: a row a run: network, seed, collapsed, pgd (%), and whether each sign shows: "pgd above
+             clean", "fgsm above clean", "pgd above fgsm".
+    Source:  Athalye et al. 2018, section 3.1; Carlini et al. 2019.
+    """
     rows = []
     for r in runs:
         suite = r.suite("table")
         if set(ATTACKS) <= suite.keys():
-            one = {"network": name_of(r.network), "seed": r.network.seed, "collapsed": r.collapsed}
-            rows.append(one | {"pgd": suite["pgd"].accuracy} | warning_signs(suite))
-    columns = ["network", "seed", "collapsed", "pgd", *_SIGNS]
-    return pd.DataFrame(rows, columns=columns)
-
-
-_SIGNS = ("pgd above clean", "fgsm above clean", "pgd above fgsm")
+            interval = {a: wilson(suite[a].correct, suite[a].total) for a in ATTACKS}
+            shows = [interval[one][0] > interval[other][1] for one, other in SIGNS]
+            run = (name_of(r.network), r.network.seed, r.collapsed, suite["pgd"].accuracy)
+            rows.append((*run, *shows))
+    names = [f"{one} above {other}" for one, other in SIGNS]
+    return pd.DataFrame(rows, columns=["network", "seed", "collapsed", "pgd", *names])
 
 
 def each_run(runs: Iterable[Results]) -> pd.DataFrame:
@@ -119,16 +127,14 @@ def each_run(runs: Iterable[Results]) -> pd.DataFrame:
         suite = r.suite("table")
         cells = {t: tables.share(suite[a].bits, 2) for a, t in ATTACKS.items() if a in suite}
         who = {"network": name_of(r.network), "seed": r.network.seed}
-        rows.append(who | cells | {"trained in": precision(r), "record": f"`{r.network.key}`"})
+        rows.append(who | cells | {"trained in": r.precision, "record": f"`{r.network.key}`"})
     columns = ["network", "seed", *ATTACKS.values(), "trained in", "record"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def precision(results: Results) -> str:
     """In which arithmetic a network was trained: "bfloat16" or "float32"."""
-    asked = results.network.training.autocast
-    had = not results.training.run.device.endswith(", no bfloat16")
-    return "bfloat16" if asked and had else "float32"
+    return results.precision
 
 
 # --- The trial ------------------------------------------------------------------------------------
@@ -144,21 +150,12 @@ def trial(networks: Mapping[str, Results]) -> pd.DataFrame:
              decisions and noise), transfer, all, low, high (Wilson, 95 %); whether it collapsed, is
              `doubtful` or `blunt`; and key, of the network's record. NaN where nothing was run.
     """
-    return _trials(networks.items())
+    return trial_by_seed({name: [r] for name, r in networks.items()})
 
 
 def trial_by_seed(networks: Mapping[str, Sequence[Results]]) -> pd.DataFrame:
     """`trial` of every seed."""
-    return _trials((name, r) for name, runs in networks.items() for r in runs)
-
-
-def tried(results: Results) -> bool:
-    """Whether any attack of the trial was run."""
-    return "clean" in results.suite("trial") and bool(results.attacked())
-
-
-def _trials(pairs: Iterable[tuple[str, Results]]) -> pd.DataFrame:
-    rows = [_trial_row(name, r) for name, r in pairs if tried(r)]
+    rows = [_trial_row(name, r) for name, runs in networks.items() for r in runs if tried(r)]
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
@@ -177,7 +174,7 @@ def _trial_row(name: str, results: Results) -> dict:
         return robust_accuracy(attacked[attack][1][:images]) if attack in attacked else NAN
 
     def left(*families: str) -> float:
-        return robust_accuracy(results.worst_case(families)[:images])
+        return robust_accuracy(results.worst_case(*families)[:images])
 
     return {
         "network": name,
@@ -260,9 +257,10 @@ def beside_control(networks: Mapping[str, Sequence[Results]]) -> pd.DataFrame:
         if row.network == "ReLU" or row.collapsed or row.seed not in relu.index:
             continue
         other = relu.loc[row.seed]
-        pair = lead([of[row.network, row.seed]], [of["ReLU", row.seed]])
+        pair = of[row.network, row.seed], of["ReLU", row.seed]
+        lead = (NAN, NAN) if other["collapsed"] else paired(*met_by_both([pair]))
         apart = row.low > other["high"]
-        rows.append((row.network, row.seed, row.all, other["all"], apart, *(pair or (NAN, NAN))))
+        rows.append((row.network, row.seed, row.all, other["all"], apart, *lead))
     columns = ["network", "seed", "all", "control", "above", "lead", "margin"]
     return pd.DataFrame(rows, columns=columns).astype({"above": bool})
 
@@ -281,8 +279,8 @@ def ladder(networks: Mapping[str, Results]) -> pd.DataFrame:
         if not tried(r):
             continue
         worst, attacked = r.worst_case(), r.attacked()
-        rule = [n for n in attacked if n.startswith(("table-", "rule-"))]
+        rules = [b for n, (_, b) in attacked.items() if n.startswith(("table-", "rule-"))]
         steps = (r.clean(), *(attacked[f"table-{a}"][1] for a in ("fgsm", "pgd")))
-        members = (*steps, r.worst_case(names=rule), worst)
+        members = (*steps, survivors([r.clean(), *rules]), worst)
         rows[name] = [robust_accuracy(bits[: len(worst)]) for bits in members]
     return pd.DataFrame.from_dict(rows, orient="index", columns=list(LADDER))

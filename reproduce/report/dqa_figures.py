@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.ticker import PercentFormatter
 
-from reproduce.quantizers import FixedQuantizer
 from reproduce.report import dqa, dqa_details, style
 from reproduce.report.results import Results
+from reproduce.report.staircase import inputs, levels, slope
 
 GREY = "0.45"
 TABLE, MAIN = "C0", "C3"  # the tables' attack, and one that knows the quantisers
@@ -30,13 +30,13 @@ TABLE, MAIN = "C0", "C3"  # the tables' attack, and one that knows the quantiser
 _LENET = ("conv", "Q", "conv", "Q", "dense", "Q", "dense", "Q", "dense")
 
 
-def method(bits: int = 2) -> Figure:
+def method() -> Figure:
     """LeNet with quantised activations; below, the staircase, and what stands for its slope."""
     figure = plt.figure(figsize=(6.4, 6.2))
     grid = figure.add_gridspec(2, 2, height_ratios=(1, 1.35), hspace=0.28, wspace=0.3)
     _network(figure.add_subplot(grid[0, :]))
-    _forward(figure.add_subplot(grid[1, 0]), bits)
-    _backward(figure.add_subplot(grid[1, 1]), bits)
+    _forward(figure.add_subplot(grid[1, 0]), bits=2)
+    _backward(figure.add_subplot(grid[1, 1]), bits=2)
     return style.close(figure)
 
 
@@ -71,11 +71,9 @@ def _network(ax: Axes) -> None:
 
 
 def _forward(ax: Axes, bits: int) -> None:
-    x = torch.linspace(-3, 3, 1201).view(1, -1)
-    with torch.no_grad():
-        out = FixedQuantizer(bits)(x)[0]
-        ax.plot(x[0], torch.relu(x)[0], color=GREY, ls="--", label="ReLU")
-    ax.plot(x[0], out, color="C1", lw=2.5, label=f"{bits} bits, fixed")
+    x = inputs()
+    ax.plot(x, torch.relu(x), color=GREY, ls="--", label="ReLU")
+    ax.plot(x, levels(bits), color="C1", lw=2.5, label=f"{bits} bits, fixed")
     ax.set(xlabel="input", ylabel="output", ylim=(-1.25, 2), title="What the network computes")
     ax.legend(fontsize=9.5, loc="lower right", frameon=False)
 
@@ -88,12 +86,8 @@ RULES = {
 
 
 def _backward(ax: Axes, bits: int) -> None:
-    x = torch.linspace(-3, 3, 1201).view(1, -1)
     for label, (rule, temperature, colour, line) in RULES.items():
-        point = x.clone().requires_grad_(True)
-        out = FixedQuantizer(bits, rule, temperature)(point).sum()
-        (slope,) = torch.autograd.grad(out, point)
-        ax.plot(x[0], slope[0], color=colour, ls=line, label=label)
+        ax.plot(inputs(), slope(bits, rule, temperature), color=colour, ls=line, label=label)
     ax.set(xlabel="input", ylabel="slope", ylim=(-0.08, 2.3), title="What an attack follows")
     ax.legend(fontsize=9.5, loc="upper left", frameon=False)
 
@@ -262,15 +256,12 @@ def thresholds(frame: pd.DataFrame) -> Figure:
         shift = 0.14 * (part["seed"] - 1)
         colours = [sns.color_palette()[s] for s in part["seed"]]
         ax.scatter(part["layer"] + shift, part["end"], s=18, c=colours)
-        title = f"{bits} bit{'s' if bits > 1 else ''}"
-        ax.set(title=title, xlabel="layer", xlim=(0.5, part["layer"].max() + 0.5))
+        ax.set(title=style.depth(bits), xlabel="layer", xlim=(0.5, part["layer"].max() + 0.5))
         ax.xaxis.get_major_locator().set_params(integer=True)
     axes[0][0].set(ylabel="threshold", ylim=(-1.08, 1.08))
+    dot = {"marker": "o", "ms": 5, "ls": ""}
     handles = [plt.Line2D([], [], color="0.6", ls="--", label="start")]
-    handles += [_dot(f"C{s}", f"seed {s}") for s in sorted(frame["seed"].unique())]
+    for seed in sorted(frame["seed"].unique()):
+        handles.append(plt.Line2D([], [], color=f"C{seed}", label=f"seed {seed}", **dot))
     style.legend_below(figure, handles)
     return style.close(figure)
-
-
-def _dot(colour: str, label: str) -> plt.Line2D:
-    return plt.Line2D([], [], color=colour, marker="o", ms=5, ls="", label=label)

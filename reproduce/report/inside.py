@@ -66,13 +66,7 @@ def clusters(found: Mapping[str, Record]) -> pd.DataFrame:
 
 def levels_figure(found: Mapping[str, Record]) -> Figure:
     """How often the first activation layer takes each of its levels, on the first test image."""
-    columns = min(2, len(found))
-    rows = -(-len(found) // columns)
-    figure, grid = plt.subplots(
-        rows, columns, figsize=(6.4, 2.3 * rows + 0.4), sharex=True, sharey=True, squeeze=False
-    )
-    for ax in grid.flat[len(found) :]:
-        ax.set_visible(False)
+    figure, grid = style.panels(len(found), height=2.3, below=0.4)
     for ax, (name, record) in zip(grid.flat, found.items(), strict=False):
         counts = record.arrays["first/counts"]
         ax.vlines(record.arrays["first/levels"], 0, counts / counts.sum(), lw=5, color="C0")

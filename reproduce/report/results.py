@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 
 from reproduce import attacks, records
-from reproduce.evaluation import paired, wilson
+from reproduce.evaluation import wilson
 from reproduce.papers import dqa, registry
+from reproduce.papers.dqa import ActivationNetwork
 from reproduce.papers.units import Measurement, Network
 from reproduce.records import Record
 
 TWICE_CHANCE = 2 / 10  # of ten classes
+SEEDS = 5  # at most, of any network of the book
+BEFORE = "before/"  # how attacks are named that add their noise before dithering
 FAMILIES = {kind.kind: kind.family for kind in attacks.KINDS}
 
 
@@ -38,27 +41,37 @@ class Results:
         """The record of its training, None where it was not trained."""
         return self._records.get(self.network.key)
 
-    def record(self, measurement: Measurement) -> Record | None:
-        return self._records.get(measurement.key)
-
     def suite(self, name: str) -> dict[str, Record]:
-        """{name of a measurement: its record} of a suite, those that were run, in its order."""
-        members = self.suites[name]
-        found = {n: self._records.get(m.key) for n, m in members.items()}
-        return {n: r for n, r in found.items() if r is not None}
+        """{name of a measurement: its record} of a suite, those that were run, in its order.
+
+        A substitute's suite holds measurements of its target, whose records stand in that folder.
+        """
+        found = {}
+        for title, measurement in self.suites.get(name, {}).items():
+            own = measurement.folder == self.network.folder
+            record = self._records.get(measurement.key) if own else records.find(measurement)
+            if record is not None:
+                found[title] = record
+        return found
 
     def complete(self, name: str) -> bool:
-        """Whether every measurement of a suite was run."""
-        return len(self.suite(name)) == len(self.suites[name])
+        """Whether there is such a suite, and every measurement of it was run."""
+        return 0 < len(self.suites.get(name, {})) == len(self.suite(name))
+
+    @property
+    def precision(self) -> str:
+        """In which arithmetic it was trained: "bfloat16" or "float32"."""
+        had = not self.training.run.device.endswith(", no bfloat16")
+        return "bfloat16" if self.network.asks_for_bfloat16 and had else "float32"
 
     @property
     def collapsed(self) -> bool:
         """Whether training collapsed: clean accuracy (Wilson, 95 %) below twice that of chance.
 
-        Raises: KeyError: its table's clean images were not tried.
+        No, where DQA's clean images were not tried, as they are for none of Double quantization.
         """
-        clean = self.suite("table")["clean"]
-        return wilson(clean.correct, clean.total)[1] < TWICE_CHANCE
+        clean = self.suite("table").get("clean")
+        return clean is not None and wilson(clean.correct, clean.total)[1] < TWICE_CHANCE
 
     # --- The worst case over all attacks ----------------------------------------------------------
 
@@ -94,43 +107,37 @@ class Results:
         """(N,) bool: which images the trial's network judges rightly as they are."""
         return self.suite("trial")["clean"].bits
 
-    def worst_case(
-        self, families: Iterable[str] | None = None, *, names: Iterable[str] | None = None
-    ) -> np.ndarray:
-        """(N,) bool: which images survive every attack of these families or names, or all there is.
+    def met(self) -> dict[str, np.ndarray]:
+        """{name: (N,) bool, which images are right}: "clean", and all that the worst case is over.
+
+        For DQA's networks that is `attacked`; for Double quantization's, the attacks of the trial
+        that add their noise before dithering. ReLU's one backward rule bears the name of the
+        straight-through rule of the others, so that an attack is the same by its name.
+        """
+        if isinstance(self.network, ActivationNetwork):
+            same = {"rule-own": "rule-straight-through"}
+            attacked = {same.get(n, n): bits for n, (_, bits) in self.attacked().items()}
+            return {"clean": self.clean(), **attacked}
+        trial = self.suite("trial").items()
+        return {n.removeprefix(BEFORE): r.bits for n, r in trial if n.startswith(BEFORE)}
+
+    def worst_case(self, *families: str) -> np.ndarray:
+        """(N,) bool: which images survive every attack of these families, or all there is, of
+        DQA's trial.
 
         Over the first images, those that all of these attacks met. Empty where there is no attack.
         """
-        chosen = None if families is None else set(families)
-        kept = None if names is None else {slug(n) for n in names}
-        members = [
-            bits
-            for name, (family, bits) in self.attacked().items()
-            if (chosen is None or family in chosen) and (kept is None or name in kept)
-        ]
+        attacked = self.attacked().values()
+        members = [bits for family, bits in attacked if not families or family in families]
         return survivors([self.clean(), *members]) if members else np.empty(0, bool)
 
 
-slug = records.slug
+def tried(results: Results) -> bool:
+    """Whether any attack of DQA's trial was run."""
+    return "clean" in results.suite("trial") and bool(results.attacked())
 
 
-def warning_signs(tables: Mapping[str, Record]) -> dict[str, bool]:
-    """Signs that an attack failed, or that there was nothing left to attack.
-
-    An attack may leave an image alone, so accuracy under it cannot truly exceed clean accuracy; and
-    PGD with its many steps should leave no more than FGSM with one. A sign counts where the Wilson
-    intervals at 95 % do not overlap.
-
-    Args:    tables: a suite "table", with clean, fgsm and pgd.
-    Returns: {"pgd above clean", "fgsm above clean", "pgd above fgsm": whether it shows}.
-    Source:  Athalye et al. 2018, section 3.1; Carlini et al. 2019.
-    """
-    interval = {n: wilson(tables[n].correct, tables[n].total) for n in ("clean", "fgsm", "pgd")}
-    pairs = (("pgd", "clean"), ("fgsm", "clean"), ("pgd", "fgsm"))
-    return {f"{one} above {other}": interval[one][0] > interval[other][1] for one, other in pairs}
-
-
-def survivors(members: Sequence[np.ndarray]) -> np.ndarray:
+def survivors(members: Collection[np.ndarray]) -> np.ndarray:
     """(N,) bool: which images are right in all of these, over the first that all of them hold."""
     few = min(map(len, members))
     return np.all([bits[:few] for bits in members], axis=0)
@@ -141,51 +148,23 @@ def robust_accuracy(bits: np.ndarray) -> float:
     return 100 * float(bits.mean()) if len(bits) else float("nan")
 
 
-def met_by_both(one: Results, other: Results) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) bool each: which images of two networks survive the attacks of the trial that both met.
+def met_by_both(pairs: Iterable[tuple[Results, Results]]) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) bool each: which images two networks keep, under the attacks that both met.
 
-    An attack is the same by its name in the trial; ReLU's one backward rule stands for the
-    straight-through rule of the others.
+    Args: pairs: of a seed each, at least one; their images are taken together.
     """
-    first, second = (_by_name(r) for r in (one, other))
-    names = [n for n in first if n in second]
-    pair = [
-        survivors([r.clean(), *(m[n] for n in names)])
-        for r, m in zip((one, other), (first, second), strict=True)
-    ]
-    few = min(map(len, pair))
-    return pair[0][:few], pair[1][:few]
+    kept = []
+    for pair in pairs:
+        one, other = (r.met() for r in pair)
+        shared = [n for n in one if n in other]
+        both = [survivors([bits[n] for n in shared]) for bits in (one, other)]
+        few = min(map(len, both))
+        kept.append([bits[:few] for bits in both])
+    one, other = (np.concatenate(bits) for bits in zip(*kept, strict=True))
+    return one, other
 
 
-def _by_name(results: Results) -> dict[str, np.ndarray]:
-    same = {slug("rule/own"): slug("rule/straight_through")}
-    return {same.get(name, name): bits for name, (_, bits) in results.attacked().items()}
-
-
-def lead(ones: Sequence[Results], others: Sequence[Results]) -> tuple[float, float] | None:
-    """By how many points one network keeps more images than another, and the margin (95 %).
-
-    Args:    ones, others: each seed of the two networks; the seeds that both have count, all images
-             together. Networks that collapsed, and seeds without a trial, are left out.
-    Returns: None where nothing is left.
-    """
-    of = {r.network.seed: r for r in others if _tried(r)}
-    pairs = [met_by_both(r, of[r.network.seed]) for r in ones if _tried(r) and r.network.seed in of]
-    if not pairs:
-        return None
-    one, other = (np.concatenate(images) for images in zip(*pairs, strict=True))
-    return paired(one, other)
-
-
-def _tried(results: Results) -> bool:
-    return "clean" in results.suite("trial") and bool(results.attacked()) and not results.collapsed
-
-
-def every_seed(network: Network, seeds: Iterable[int] = range(5)) -> list[Results]:
+def every_seed(network: Network) -> list[Results]:
     """The results of a network and of its other seeds, those that were trained, in their order."""
-    found = []
-    for seed in seeds:
-        results = Results(replace(network, seed=seed))
-        if results.training is not None:
-            found.append(results)
-    return found
+    found = [Results(replace(network, seed=seed)) for seed in range(SEEDS)]
+    return [results for results in found if results.training is not None]

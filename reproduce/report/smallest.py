@@ -19,7 +19,6 @@ from matplotlib.ticker import PercentFormatter
 from reproduce import published
 from reproduce.evaluation import wilson
 from reproduce.papers import dqa, registry
-from reproduce.papers.dqa import ActivationNetwork
 from reproduce.records import Record
 from reproduce.report import style, tables
 from reproduce.report.results import Results
@@ -50,11 +49,7 @@ def broken(norms: np.ndarray) -> Broken:
 
 def tried(dataset: str, scale: str) -> list[Results]:
     """The networks that C&W or ZOO has met: ReLU first, then by falling bits."""
-    networks = [
-        n
-        for n in registry.networks("dqa", scale, 0)
-        if isinstance(n, ActivationNetwork) and n.dataset == dataset
-    ]
+    networks = [n for n in registry.networks("dqa", scale, 0) if n.dataset == dataset]
     found = [Results(n) for n in networks if "norms" in registry.suites(n)]
     return sorted((r for r in found if r.suite("norms")), key=lambda r: -(r.network.bits or 9))
 
@@ -62,12 +57,9 @@ def tried(dataset: str, scale: str) -> list[Results]:
 def best(results: Results, attack: str) -> np.ndarray:
     """(N,): each image's norm under whichever rule or width of an attack did best.
 
-    Args:   attack: cw or zoo.
-    Raises: ValueError: it was not run.
+    Args: attack: cw or zoo, one that was run.
     """
     found = [record.norms for record in _under(results, attack).values()]
-    if not found:
-        raise ValueError(f"{attack} was not run on {results.network.slug}")
     few = min(map(len, found))
     return np.min([norms[:few] for norms in found], axis=0)
 
@@ -86,11 +78,6 @@ def _defended(results: Results) -> bool:
     return results.network.training.attack is not None
 
 
-def has_collapsed(results: Results) -> bool:
-    """Whether training collapsed, False where its clean images were not tried."""
-    return "clean" in results.suite("table") and results.collapsed
-
-
 def outcomes(runs: Sequence[Results]) -> pd.DataFrame:
     """Every search for the smallest perturbations, one row each.
 
@@ -102,24 +89,21 @@ def outcomes(runs: Sequence[Results]) -> pd.DataFrame:
     """
     rows = []
     for results in runs:
-        known = _name(results), results.network.bits, _defended(results), has_collapsed(results)
+        known = _name(results), results.network.bits, _defended(results), results.collapsed
         for attack in ("cw", "zoo"):
             for how, record in _under(results, attack).items():
-                rows.append((*known, attack, how, *_measured(record), record.key))
+                bits, mean, median = broken(record.norms)
+                total, moved = len(bits), int(bits.sum())
+                shares = (moved / total, *wilson(moved, total)) if total else [np.nan] * 3
+                rate, low, high = (100 * share for share in shares)
+                where = (*known, attack, how, total, moved)
+                rows.append((*where, rate, low, high, mean, median, record.key))
     columns = [
         *("network", "bits", "defended", "collapsed", "attack", "how", "images", "broken"),
         *("rate", "low", "high", "mean", "median", "key"),
     ]
     types = {"bits": "Int64", "defended": bool, "collapsed": bool}
     return pd.DataFrame(rows, columns=columns).astype(types)
-
-
-def _measured(record: Record) -> tuple[float, ...]:
-    bits, mean, median = broken(record.norms)
-    total, found = len(bits), int(bits.sum())
-    low, high = wilson(found, total) if total else (np.nan, np.nan)
-    rate = found / total if total else np.nan
-    return total, found, 100 * rate, 100 * low, 100 * high, mean, median
 
 
 def _printed(table: str, bits: int | None, **where) -> float:
@@ -137,8 +121,8 @@ def _marked(row) -> str:
 def _rate(row) -> str:
     if not row.images:
         return tables.NONE
-    joined = f"{row.rate:.0f} ({row.low:.0f}–{row.high:.0f})"  # of some 50 images
-    return joined.replace(" ", "\N{NO-BREAK SPACE}").replace("–", "–\N{WORD JOINER}")
+    # Without a point: of some 50 images. The cell is not to be broken.
+    return f"{row.rate:.0f}\N{NO-BREAK SPACE}({row.low:.0f}–\N{WORD JOINER}{row.high:.0f})"
 
 
 RULES = {"own": "as trained", "sigmoid": "sigmoids"}
@@ -214,7 +198,7 @@ def inside_the_ball(runs: Sequence[Results]) -> pd.DataFrame:
     rows = []
     for r in runs:
         pgd = r.suite("table").get("pgd")
-        if not _defended(r) or pgd is None or not _under(r, "cw") or has_collapsed(r):
+        if not _defended(r) or pgd is None or not _under(r, "cw") or r.collapsed:
             continue
         norms = best(r, "cw")
         right = pgd.bits[: len(norms)]
@@ -234,7 +218,7 @@ def left_to_cw(runs: Sequence[Results]) -> pd.DataFrame:
     """
     rows = []
     for r in runs:
-        if _under(r, "zoo") and _under(r, "cw") and not has_collapsed(r):
+        if _under(r, "zoo") and _under(r, "cw") and not r.collapsed:
             zoo, cw = best(r, "zoo"), best(r, "cw")
             few = min(len(zoo), len(cw))
             standing = np.isinf(zoo[:few])
@@ -246,19 +230,11 @@ def left_to_cw(runs: Sequence[Results]) -> pd.DataFrame:
 # --- Figures --------------------------------------------------------------------------------------
 
 
-def undefended_figure(runs: Sequence[Results]) -> Figure | None:
+def undefended_figure(runs: Sequence[Results]) -> Figure:
     """The share of images that C&W breaks within each l2 norm, and the mean norm that the paper
-    prints; a panel a network trained on clean images alone. None of none."""
+    prints; a panel a network trained on clean images alone."""
     shown = [r for r in runs if not _defended(r) and _under(r, "cw")]
-    if not shown:
-        return None
-    columns = min(2, len(shown))
-    rows = -(-len(shown) // columns)
-    figure, grid = plt.subplots(
-        rows, columns, figsize=(6.4, 2.5 * rows + 0.6), sharex=True, sharey=True, squeeze=False
-    )
-    for ax in grid.flat[len(shown) :]:
-        ax.set_visible(False)
+    figure, grid = style.panels(len(shown), height=2.5, below=0.6)
     for ax, results in zip(grid.flat, shown, strict=False):
         for number, (rule, record) in enumerate(_under(results, "cw").items()):
             line = {"color": f"C{number}", "ls": "-" if number else "--", "label": RULES[rule]}
@@ -276,12 +252,10 @@ def undefended_figure(runs: Sequence[Results]) -> Figure | None:
     return style.close(figure)
 
 
-def defended_figure(runs: Sequence[Results]) -> Figure | None:
+def defended_figure(runs: Sequence[Results]) -> Figure:
     """The share of images that C&W's better rule breaks within each l2 norm, in networks trained on
-    adversarial examples, and the radius of PGD. None of none."""
+    adversarial examples, and the radius of PGD."""
     shown = [r for r in runs if _defended(r) and _under(r, "cw")]
-    if not shown:
-        return None
     figure, ax = plt.subplots(figsize=(6.4, 4.2))
     for number, results in enumerate(shown):
         norms, line = best(results, "cw"), style.look(_name(results), number)
@@ -299,11 +273,9 @@ def _norms_axes(ax: Axes) -> None:
     ax.yaxis.set_major_formatter(PercentFormatter(1))
 
 
-def widths_figure(found: pd.DataFrame) -> Figure | None:
-    """ZOO's success against the width of its difference, with Wilson's intervals; None of none."""
+def widths_figure(found: pd.DataFrame) -> Figure:
+    """ZOO's success against the width of its difference, with Wilson's intervals."""
     zoo = found[found["attack"] == "zoo"]
-    if zoo.empty:
-        return None
     widths = list(dqa.H_255)
     figure, ax = plt.subplots(figsize=(6.4, 4.2))
     for number, (name, each) in enumerate(zoo.groupby("network", sort=False)):

@@ -33,11 +33,14 @@ def close(figure: Figure) -> Figure:
     return figure
 
 
+def depth(bits: int) -> str:
+    """ "1 bit", "2 bits" ..."""
+    return f"{bits} bit{'s' if bits > 1 else ''}"
+
+
 def model_name(activation: str, bits: int | None) -> str:
     """A model as the tables call it: "ReLU", "fixed, 2 bits" ..."""
-    if activation == "relu":
-        return "ReLU"
-    return f"{activation}, {bits} bit{'s' if bits > 1 else ''}"
+    return "ReLU" if activation == "relu" else f"{activation}, {depth(bits)}"
 
 
 def look(name: str, number: int) -> dict:
@@ -56,6 +59,22 @@ def look(name: str, number: int) -> dict:
     else:
         style = {"color": f"C{number}", "marker": "o"}
     return {"label": name, **style}
+
+
+def panels(count: int, *, height: float, below: float) -> tuple[Figure, np.ndarray]:
+    """A figure of so many panels, at most two in a row, on the same axes, and its grid of axes.
+
+    Args: height: of a panel; below: what remains for a legend (inches).
+    """
+    columns = min(2, count)
+    rows = -(-count // columns)
+    size = 6.4, height * rows + below
+    figure, grid = plt.subplots(
+        rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False
+    )
+    for ax in grid.flat[count:]:
+        ax.set_visible(False)
+    return figure, grid
 
 
 def legend_below(

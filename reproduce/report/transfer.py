@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from reproduce import published, records
+from reproduce import published
 from reproduce.evaluation import paired
 from reproduce.papers import dqa, registry
 from reproduce.papers.dqa import Substitute
@@ -26,21 +26,14 @@ class Tried(NamedTuple):
     found: dict[str, Record]
 
 
-def tried(dataset: str, scale: str, seed: int = 0) -> list[Tried]:
+def tried(dataset: str, scale: str) -> list[Tried]:
     """The substitutes that were trained and tried, VGG-16 first, by falling bits of the target."""
-    every = [
-        n
-        for n in registry.networks("dqa", scale, seed)
-        if isinstance(n, Substitute) and n.dataset == dataset
-    ]
+    networks = registry.networks("dqa", scale, 0)
+    every = [n for n in networks if isinstance(n, Substitute) and n.dataset == dataset]
     order = dqa.ARCHITECTURES.index
     every.sort(key=lambda n: (order(n.architecture), -n.target.bits))
-    pairs = [(one, records.found(dqa.transfer(one))) for one in every]
-    return [
-        Tried(one, Results(one.target), found)
-        for one, found in pairs
-        if "substitute/clean" in found
-    ]
+    runs = [Tried(one, Results(one.target), Results(one).suite("transfer")) for one in every]
+    return [run for run in runs if "substitute/clean" in run.found]
 
 
 def table6(runs: Sequence[Tried]) -> pd.DataFrame:
@@ -63,7 +56,7 @@ def table6(runs: Sequence[Tried]) -> pd.DataFrame:
             "architecture": TITLES[one.architecture],
             "network": style.model_name(one.target.activation, bits),
             "bits": bits,
-            "collapsed": "clean" in target.suite("table") and target.collapsed,
+            "collapsed": target.collapsed,
         }
         for who in ("defense", "substitute"):
             for condition, printed in (("clean", "clean"), ("pgd", "transfer")):
@@ -126,22 +119,16 @@ def as_printed() -> pd.DataFrame:
              by which the transferred attack leaves less), own (Table 6, the substitute itself),
              same_clean (whether both tables print one clean accuracy for the target).
     """
-    table2 = published.load("dqa_table2")
-    table2 = table2[table2["activation"] == "dynamic"].set_index(["bits", "attack"])["value"]
-    table6 = (
-        published.load("dqa_table6")
-        .set_index(["substitute", "bits", "model", "attack"])
-        .sort_index()
-    )
+    table2 = published.load("dqa_table2").query("activation == 'dynamic'")
+    alone = table2.pivot(index="bits", columns="attack", values="value")
+    table6 = published.load("dqa_table6")
+    both = table6.pivot(index=["substitute", "bits"], columns=["model", "attack"], values="value")
     rows = []
     for name, title in TITLES.items():
         for bits in (3, 2, 1):
-            direct = table2[bits, "pgd"]
-            of = {who: table6.loc[(name, bits, who), "value"] for who in ("defense", "substitute")}
-            after = of["defense"]["transfer"]
-            same = bool(of["defense"]["clean"] == table2[bits, "clean"])
-            own = of["substitute"]["transfer"]
+            direct, cells = alone.loc[bits, "pgd"], both.loc[name, bits]
+            after, own = cells["defense", "transfer"], cells["substitute", "transfer"]
+            same = bool(cells["defense", "clean"] == alone.loc[bits, "clean"])
             rows.append((title, bits, direct, after, direct - after, own, same))
-    return pd.DataFrame(
-        rows, columns="architecture bits direct transferred gap own same_clean".split()
-    )
+    columns = "architecture bits direct transferred gap own same_clean".split()
+    return pd.DataFrame(rows, columns=columns)

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from reproduce.attacks import PGD, AdaptivePGD, CarliniWagner
+from reproduce.names import PAPERS, SCALES
 from reproduce.papers import double, dqa, originals, registry
 from reproduce.papers.units import AsTrained
 from reproduce.report.claims.evidence import Activations, Evidence, Images
@@ -220,7 +221,7 @@ BY_ANNOTATION = {
 LABELS_ARRAY = Kind(
     lambda: np.arange(20) % 3, lambda v: isinstance(v, np.ndarray) and v.shape == (20,), "arrays"
 )
-SCALE = choice(*registry.SCALES)
+SCALE = choice(*SCALES)
 POSITIVE = number(0.5, 0, inside=True)
 BY_NAME = {
     "activation": choice("fixed", "dynamic", "relu"),
@@ -265,7 +266,7 @@ BY_NAME = {
     "number": NATURAL,
     "one": ARRAY_BITS,
     "other": ARRAY_BITS,
-    "paper": choice(*registry.PAPERS),
+    "paper": choice(*PAPERS),
     "queries": whole(500, 1),
     "ramp_epochs": NATURAL,
     "root": Kind(PATH.good, PATH.allows),

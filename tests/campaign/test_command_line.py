@@ -11,9 +11,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from reproduce import data, notebook
+from reproduce import notebook
 from reproduce.__main__ import main, parser
-from reproduce.papers import registry
+from reproduce.names import DATASETS, PAPERS, SCALES, SUITES
 from tests.campaign import figures, odd
 from tests.campaign.kinds import is_whole
 
@@ -25,10 +25,10 @@ TEXTS = [
     "--json", "~nosuchuser", "1_000", "0x10", "١",
 ]  # fmt: skip
 ALLOWED = {
-    "paper": lambda v: v in registry.PAPERS,
-    "scale": lambda v: v in registry.SCALES,
-    "dataset": lambda v: v in data.NAMES,
-    "suite": lambda v: v in ("network", *registry.SUITES),
+    "paper": lambda v: v in PAPERS,
+    "scale": lambda v: v in SCALES,
+    "dataset": lambda v: v in DATASETS,
+    "suite": lambda v: v in ("network", *SUITES),
     "seed": lambda v: re.fullmatch("[0-9]{1,7}", v) and int(v) <= 10**6,
     "time_budget": lambda v: v == "9m",
 }
@@ -82,15 +82,15 @@ def test_a_wrong_flag_ends_with_code_2_and_one_line_that_nothing_steers(command,
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("run_*.ipynb"))
 RIGHT = {
-    "paper": lambda v: v in registry.PAPERS,
-    "dataset": lambda v: v in data.NAMES,
+    "paper": lambda v: v in PAPERS,
+    "dataset": lambda v: v in DATASETS,
     "activation": lambda v: v in ("relu", "fixed", "dynamic"),
     "bits": lambda v: is_whole(v) and type(v) is int and 1 <= v <= 3,
     "mixed": lambda v: type(v) is bool,
     "dithered": lambda v: type(v) is bool,
     "halftone": lambda v: type(v) is str,  # read for the other paper alone
-    "suite": lambda v: v in registry.SUITES,
-    "scale": lambda v: v in registry.SCALES,
+    "suite": lambda v: v in SUITES,
+    "scale": lambda v: v in SCALES,
     "seed": lambda v: type(v) is int and 0 <= v <= 10**6,
     "key": lambda v: False,
 }

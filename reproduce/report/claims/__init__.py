@@ -11,10 +11,9 @@ import csv
 from importlib.resources import files
 
 from reproduce.report.claims import double, dqa
-from reproduce.report.claims.board import Decided, board, counts, decide, details
-from reproduce.report.claims.evidence import Activations, Evidence, Images
-from reproduce.report.claims.measures import MEASURES
-from reproduce.report.claims.quantities import Difference, Lead, Mean, Printed
+from reproduce.report.claims.board import board, counts, decide, details
+from reproduce.report.claims.evidence import Activations, Evidence
+from reproduce.report.claims.quantities import Printed
 from reproduce.report.claims.rule import (
     DIRECTION,
     NOT,
@@ -22,36 +21,25 @@ from reproduce.report.claims.rule import (
     PRINTED,
     REPRODUCED,
     STATUSES,
-    TOLERANCE,
     UNDECIDED,
     Claim,
     Comparison,
-    Verdict,
     verdict,
 )
 from reproduce.report.claims.survival import survival
 
 __all__ = [
     "DIRECTION",
-    "MEASURES",
     "NOT",
     "OWN_ONLY",
     "PRINTED",
     "REPRODUCED",
     "STATUSES",
-    "TOLERANCE",
     "UNDECIDED",
     "Activations",
-    "Claim",
     "Comparison",
-    "Decided",
-    "Difference",
     "Evidence",
-    "Images",
-    "Lead",
-    "Mean",
     "Printed",
-    "Verdict",
     "board",
     "counts",
     "decide",
@@ -69,9 +57,4 @@ def ledger() -> list[Claim]:
         rows = list(csv.DictReader(file))
     if {row["key"] for row in rows} != rules.keys():
         raise ValueError("claims.csv and the rules name different claims")
-    claims = []
-    for row in rows:
-        rule = rules[row["key"]]
-        fields = row | rule | {"comparisons": tuple(rule["comparisons"])}
-        claims.append(Claim(**fields))
-    return claims
+    return [Claim(**row | rules[row["key"]]) for row in rows]

@@ -3,67 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import pandas as pd
 
 from reproduce import published
-from reproduce.papers import double
+from reproduce.papers.double import FIG4, KINDS
 from reproduce.quantizers import filter_radius
+from reproduce.report.claims import measures
 from reproduce.report.claims.dqa_tables import span
 from reproduce.report.claims.evidence import Images
-from reproduce.report.claims.quantities import Difference, Mean, Printed
-from reproduce.report.claims.rule import (
-    TOLERANCE,
-    UNDECIDED,
-    Comparison,
-)
+from reproduce.report.claims.quantities import Mean, Printed
+from reproduce.report.claims.rule import TOLERANCE, UNDECIDED, Comparison
+from reproduce.report.double import published_table
 
 SCALES = ("original", "paper", "laptop")  # the first are the authors' own networks
 LOW = tuple(Images(bits, dithered) for bits in (1, 2) for dithered in (False, True))
-EVERY = tuple(Images(*kind) for kind in double.KINDS)
+EVERY = tuple(Images(*kind) for kind in KINDS)
 EPS = 8  # of Table II, in grey levels
 HALF = 50.0  # percent of the images that were right: what keeps fewer is broken
 TIE = 0.5 + 1e-6  # points between kinds of image that count as none, this included
 DETECTED, FALSE_ALARMS = 95.0, 10.0  # percent of batches; the detector aims at 5 false alarms
-NONE_CHANGED = {"published": 0, "margin": 0, "exact": True}
-
-
-def _printed(numeral: str) -> pd.DataFrame:
-    """Table "I" (clean) or "II" (PGD), in percent: a row a kind of training image, a column a kind
-    of test image, NaN where our copy is not legible."""
-    cells = published.load(f"double_quantization_table{len(numeral)}")
-    rows, columns = ["train_bits", "train_dithered"], ["test_bits", "test_dithered"]
-    return 100 * cells.pivot(index=rows, columns=columns, values="value").astype(float)
 
 
 def own(of: Images, condition: str = "pgd") -> Mean:
     """Accuracy on the kind of image that a network is trained on, "clean" or under "pgd"."""
-    return Mean("accuracy", of, ("table", f"{condition}/{of.kind}"))
+    return Mean(measures.accuracy, of, ("table", f"{condition}/{of.kind}"))
+
+
+_table = cache(published_table)
+
+
+def cell(numeral: str, train: Images, test: Images) -> float:
+    """Of Table "I" or "II", in percent; NaN where our copy is not legible."""
+    kinds = (train.bits, train.dithered), (test.bits, test.dithered)
+    return _table(numeral).loc[kinds]
 
 
 # --- Kinds of comparison --------------------------------------------------------------------------
 
 
+def unchanged(what: str, of: Images, suite: str, *names: str) -> Comparison:
+    """No image is judged otherwise under these conditions than under the first."""
+    changed = Mean(measures.changed, of, (suite, *names))
+    return Comparison(what, changed, published=0, margin=0, exact=True)
+
+
+def less_than_half(what: str, of: Images, suite: str, *names: str) -> Comparison:
+    """Of the images right under the first condition, few are under the second."""
+    return Comparison(what, Mean(measures.kept, of, (suite, *names)), below=HALF)
+
+
 def same_under_attack(of: Images, value: float) -> list[Comparison]:
     """No image is judged otherwise under PGD, and accuracy is the printed one."""
-    both = ("table", f"clean/{of.kind}", f"pgd/{of.kind}")
+    names = f"clean/{of.kind}", f"pgd/{of.kind}"
     return [
-        Comparison(what="images changed by PGD", ours=Mean("changed", of, both), **NONE_CHANGED),
-        Comparison(what="accuracy", ours=own(of, "clean"), published=value),
+        unchanged("images changed by PGD", of, "table", *names),
+        Comparison("accuracy", own(of, "clean"), published=value),
     ]
 
 
 def flat_to(eps: int, networks: Sequence[Images]) -> list[Comparison]:
     """No answer changes up to eps, and accuracy drops at the next one of Fig. 4."""
-    inside = [f"after/{e}" for e in double.FIG4 if e <= eps]
-    beyond = [f"after/{e}" for e in double.FIG4 if e > eps][:1]
+    inside = [f"after/{e}" for e in FIG4 if e <= eps]
+    beyond = [e for e in FIG4 if e > eps][:1]
     found = []
     for of in networks:
-        changed = Mean("changed", of, ("trial", "clean", *inside))
-        found.append(Comparison(what=f"images changed up to {eps}", ours=changed, **NONE_CHANGED))
-        for name in beyond:
-            lost = Mean("drop", of, ("trial", "clean", name))
-            found.append(Comparison(what=f"points lost at {name[6:]}", ours=lost, above=TOLERANCE))
+        found.append(unchanged(f"images changed up to {eps}", of, "trial", "clean", *inside))
+        for e in beyond:
+            lost = Mean(measures.drop, of, ("trial", "clean", f"after/{e}"))
+            found.append(Comparison(f"points lost at {e}", lost, above=TOLERANCE))
     return found
 
 
@@ -73,94 +82,77 @@ def removed() -> list[Comparison]:
     found = []
     for of in LOW:
         radius = filter_radius(of.bits, "floor")
-        changed = Mean("changed", of, ("trial", "clean", "after/inside"))
-        lost = Mean("drop", of, ("trial", "clean", "after/outside"))
+        lost = Mean(measures.drop, of, ("trial", "clean", "after/outside"))
+        bounds = {"above": TOLERANCE, "fails": UNDECIDED}
         found += [
-            Comparison(what=f"images changed at {radius:g}", ours=changed, **NONE_CHANGED),
-            Comparison(
-                what=f"points lost at {radius + 1:g}", ours=lost, above=TOLERANCE, fails=UNDECIDED
-            ),
+            unchanged(f"images changed at {radius:g}", of, "trial", "clean", "after/inside"),
+            Comparison(f"points lost at {radius + 1:g}", lost, **bounds),
         ]
     return found
 
 
 def _gain_of_dithering(bits: int) -> float:
-    table = _printed("I")
-    return table.loc[(bits, True), (bits, True)] - table.loc[(bits, False), (bits, False)]
+    dithered, plain = Images(bits, True), Images(bits, False)
+    return cell("I", dithered, dithered) - cell("I", plain, plain)
 
 
 def dithering_helps() -> list[Comparison]:
     """At 1 and 2 bits, as much as is printed."""
-    return [
-        Comparison(
-            what="clean accuracy",
-            ours=Difference(own(Images(b, True), "clean"), own(Images(b, False), "clean")),
-            above=0,
-            published=_gain_of_dithering(b),
-        )
-        for b in (1, 2)
-    ]
+    found = []
+    for bits in (1, 2):
+        gain = own(Images(bits, True), "clean") - own(Images(bits, False), "clean")
+        printed = _gain_of_dithering(bits)
+        found.append(Comparison("clean accuracy", gain, above=0, published=printed))
+    return found
 
 
 def _left_as_printed() -> dict[Images, float]:
-    table = _printed("II")
-    return {n: table.loc[key, key] for n in EVERY if (key := (n.bits, n.dithered)) and n.bits >= 3}
+    return {of: cell("II", of, of) for of in EVERY if of.bits >= 3}
 
 
 def many_bits_fail() -> list[Comparison]:
     """Of each network of 3 bits and more PGD leaves what is printed, and less than half."""
     found = []
     for of, value in _left_as_printed().items():
-        kept = Mean("kept", of, ("table", f"clean/{of.kind}", f"pgd/{of.kind}"))
-        printed = None if pd.isna(value) else value
+        names = f"clean/{of.kind}", f"pgd/{of.kind}"
         found += [
-            Comparison(what="PGD", ours=own(of), published=printed),
-            Comparison(what="share kept under PGD", ours=kept, below=HALF),
+            Comparison("PGD", own(of), published=None if pd.isna(value) else value),
+            less_than_half("share kept under PGD", of, "table", *names),
         ]
     return found
 
 
 def best_on_own_kind() -> list[Comparison]:
     """Each network, to within half a point."""
-    return [
-        Comparison(
-            what="own kind – best other kind", ours=Mean("ahead on own kind", of), above=-TIE
-        )
-        for of in EVERY
-    ]
+    ahead = [Mean(measures.ahead_on_own_kind, of) for of in EVERY]
+    return [Comparison("own kind – best other kind", points, above=-TIE) for points in ahead]
 
 
 def best_under_attack(of: Images) -> list[Comparison]:
     """More is left of one network under PGD than of each other, each on its own kind of image."""
-    return [
-        Comparison(what="PGD", ours=Difference(own(of), own(n)), above=0) for n in EVERY if n != of
-    ]
+    return [Comparison("PGD", own(of) - own(n), above=0) for n in EVERY if n != of]
 
 
 def eight_bits_fail() -> list[Comparison]:
     """Networks of few levels, tested on 8-bit images, keep nothing under PGD."""
-    table, found = _printed("II"), []
+    found = []
     for of in (Images(1, False), Images(2, False)):
-        value = table.loc[(of.bits, False), (8, False)]
-        left = Mean("accuracy", of, ("table", "pgd/8bit"))
-        kept = Mean("kept", of, ("table", "clean/8bit", "pgd/8bit"))
+        value = cell("II", of, of.control)
+        left = Mean(measures.accuracy, of, ("table", "pgd/8bit"))
+        # Where our copy is not legible, nothing is what the claim says.
         found += [
-            # Where our copy is not legible, nothing is what the claim says.
-            Comparison(
-                what="PGD, 8-bit images", ours=left, published=0 if pd.isna(value) else value
-            ),
-            Comparison(what="share kept under PGD", ours=kept, below=HALF),
+            Comparison("PGD, 8-bit images", left, published=0 if pd.isna(value) else value),
+            less_than_half("share kept under PGD", of, "table", "clean/8bit", "pgd/8bit"),
         ]
     return found
 
 
 def noise_before(of: Images, value: float) -> list[Comparison]:
     """Noise that is dithered, too, leaves what is printed, and less than half."""
-    left = Mean("accuracy", of, ("trial", "before/bare"))
-    kept = Mean("kept", of, ("trial", "before/clean", "before/bare"))
+    left = Mean(measures.accuracy, of, ("trial", "before/bare"))
     return [
-        Comparison(what="PGD before dithering", ours=left, published=value),
-        Comparison(what="share kept", ours=kept, below=HALF),
+        Comparison("PGD before dithering", left, published=value),
+        less_than_half("share kept", of, "trial", "before/clean", "before/bare"),
     ]
 
 
@@ -169,8 +161,8 @@ def detects() -> list[Comparison]:
     found = []
     for of in LOW:
         found += [
-            Comparison(what="detected", ours=Mean("detected", of), above=DETECTED),
-            Comparison(what="false alarms", ours=Mean("false alarms", of), below=FALSE_ALARMS),
+            Comparison("detected", Mean(measures.detected, of), above=DETECTED),
+            Comparison("false alarms", Mean(measures.false_alarms, of), below=FALSE_ALARMS),
         ]
     return found
 
@@ -182,19 +174,16 @@ def contradictions(*, decided: bool) -> list[Comparison]:
           few bits that the filter's radius reaches as far. They must be equal. The others may not
           be higher.
     """
-    clean, attacked = _printed("I"), _printed("II")
+    bounds = {"published": 0, "margin": 0, "exact": True, "seeds": 0}
+    bounds["side"] = "both" if decided else "most"
     found = []
-    for train in clean.index:
-        for test in clean.columns:
-            difference = round(attacked.loc[train, test] - clean.loc[train, test], 6)
-            if pd.isna(difference) or (filter_radius(test[0], "floor") >= EPS) != decided:
+    for train in EVERY:
+        for test in EVERY:
+            difference = round(cell("II", train, test) - cell("I", train, test), 6)
+            if pd.isna(difference) or (filter_radius(test.bits, "floor") >= EPS) != decided:
                 continue
-            name = f"{Images(*train).name} → {Images(*test).name}"
-            bounds = {"side": "both" if decided else "most", "margin": 0, "exact": True}
-            ours = Printed(name, difference)
-            found.append(
-                Comparison(what="Table II – Table I", ours=ours, published=0, seeds=0, **bounds)
-            )
+            ours = Printed(f"{train.name} → {test.name}", difference)
+            found.append(Comparison("Table II – Table I", ours, **bounds))
     return found
 
 
@@ -217,14 +206,14 @@ def _after_dithering(text: pd.Series) -> dict[str, dict]:
 
 
 def _of_models(text: pd.Series) -> dict[str, dict]:
-    table, best = _printed("II"), Images(2, True)
+    best, eight = Images(2, True), Images(8, False)
     value = text["1bit_dithered_attack_before_dithering"]
     gains = ", ".join(f"{_gain_of_dithering(b):+.1f}" for b in (1, 2))
     left, on_8_bits = (
         span([v for v in values if not pd.isna(v)], 1)
         for values in (
             _left_as_printed().values(),
-            [table.loc[(bits, False), (8, False)] for bits in (1, 2)],
+            [cell("II", Images(bits, False), eight) for bits in (1, 2)],
         )
     )
     return {

@@ -8,18 +8,18 @@ from reproduce import published
 from reproduce.papers.dqa import NORM_ATTACKS
 from reproduce.report.claims import dqa_attacks as attacks
 from reproduce.report.claims import dqa_tables as tables
-from reproduce.report.claims.dqa_tables import ATTACKS, BITS, quantised, relu, said, span
+from reproduce.report.claims.dqa_tables import BITS, quantised, relu, said, span
 from reproduce.report.claims.evidence import Activations
 from reproduce.report.claims.rule import Comparison
+from reproduce.report.dqa import ATTACKS, BLIND
 
 # A shorter training of narrower networks on fewer images decides nothing on CIFAR-10.
 SCALES = {"mnist": ("paper", "laptop"), "cifar10": ("paper", "workstation")}
 # Of these, the scales where C&W, ZOO and substitutes are planned.
 RARE = tuple(s for s in SCALES["cifar10"] if s in NORM_ATTACKS)
-# Families of attacks (reproduce.attacks): those that see outputs or answers alone, or nothing, and
-# those with gradients. What is made on another network is left out: the control does not meet it.
-BLACK_BOX = ("score", "decision", "noise")
-WHITE_BOX = ("gradient", "ensemble")
+# Families of attacks (reproduce.attacks). What is made on another network is left out: the control
+# does not meet it.
+BOXES = {"black": BLIND, "white": ("gradient", "ensemble")}
 
 
 def _on(dataset: str, comparisons: list[Comparison], **options) -> dict:
@@ -40,9 +40,9 @@ def _of_tables(dataset: str, name: str) -> dict[str, dict]:
     three = ", ".join(f"{t} {said(relu(dataset), a):.2f}" for a, t in ATTACKS.items()) + " %"
     found = {"relu": _on(dataset, tables.baseline(dataset), said=three)}
     for attack in ("pgd", "fgsm"):
-        gains = tables.gains(dataset, attack)
-        what = {"said": _all_of(dataset, attack), "defended": quantised(dataset)}
-        found[attack] = _on(dataset, gains, **what)
+        every = quantised(dataset)
+        what = {"said": _all_of(dataset, attack), "defended": every}
+        found[attack] = _on(dataset, tables.gains(attack, every), **what)
     learnt = {"defended": quantised(dataset, "dynamic")}
     found["dynamic"] = _on(dataset, tables.learnt_over_fixed(dataset, "pgd"), **learnt)
     found["fgsm-stronger"] = _on(dataset, tables.fgsm_stronger(dataset))
@@ -56,18 +56,15 @@ def _one_network(one: Activations, comparisons: list[Comparison]) -> dict:
 
 def _of_mnist() -> dict[str, dict]:
     every, one_bit = quantised("mnist"), Activations("mnist", "fixed", BITS[0])
-    black, white = (
-        tables.keeps_more("mnist", f"{colour}-box attacks", families)
-        for colour, families in (("black", BLACK_BOX), ("white", WHITE_BOX))
-    )
-    cost = tables.clean_cost("mnist")
-    return {
-        "dqa-mnist-clean": _on("mnist", cost, said=_all_of("mnist", "clean")),
-        "dqa-mnist-fixed-1bit": _one_network(one_bit, tables.gains("mnist", "pgd", [one_bit])),
+    found = {
+        "dqa-mnist-clean": _on("mnist", tables.clean_cost("mnist"), said=_all_of("mnist", "clean")),
+        "dqa-mnist-fixed-1bit": _one_network(one_bit, tables.gains("pgd", [one_bit])),
         "dqa-noise": _on("mnist", tables.noise_suppressed("mnist"), defended=every),
-        "dqa-black-box": _on("mnist", black, defended=every),
-        "dqa-white-box": _on("mnist", white, defended=every),
     }
+    for colour, families in BOXES.items():
+        kept = tables.keeps_more("mnist", f"{colour}-box attacks", families)
+        found[f"dqa-{colour}-box"] = _on("mnist", kept, defended=every)
+    return found
 
 
 def _of_cifar10() -> dict[str, dict]:
@@ -77,7 +74,7 @@ def _of_cifar10() -> dict[str, dict]:
     bits = {"said": _each(fixed, "pgd"), "defended": fixed}
     return {
         "dqa-cifar-clean": _on(data, clean, said=_all_of(data, "clean")),
-        "dqa-cifar-dynamic-2bit": _one_network(best, tables.best_of_all(data, best)),
+        "dqa-cifar-dynamic-2bit": _one_network(best, tables.best_of_all(best)),
         "dqa-cifar-bits": _on(data, tables.fewer_bits(data), **bits),
         "dqa-cifar-bits-fgsm": {
             "comparisons": tables.fewer_bits_as_printed(),
@@ -102,7 +99,7 @@ def _against_others() -> dict[str, dict]:
         # The others were trained in full, so ours must be.
         scales = tuple(s for s in SCALES[dataset] if s != "laptop")
         what = {"said": _each([own], attack), "defended": (own,), "scales": scales}
-        compared = tables.beats_the_others(dataset, attack)
+        compared = tables.beats_the_others(own, attack)
         found[f"dqa-best-{dataset}-{attack}"] = _on(dataset, compared, **what)
     return found
 

@@ -11,13 +11,9 @@ from reproduce import published
 from reproduce.papers import dqa
 from reproduce.report.claims.dqa_tables import SEEDS, relu, under_all
 from reproduce.report.claims.evidence import Activations
-from reproduce.report.claims.quantities import Difference, Mean
-from reproduce.report.claims.rule import (
-    NOT,
-    OWN_ONLY,
-    TOLERANCE,
-    Comparison,
-)
+from reproduce.report.claims.measures import accuracy, mean_norm, neighbours, success
+from reproduce.report.claims.quantities import Mean
+from reproduce.report.claims.rule import NOT, OWN_ONLY, TOLERANCE, Comparison
 
 DATASET = "cifar10"
 DYNAMIC = tuple(Activations(DATASET, "dynamic", bits) for bits in (3, 2, 1))
@@ -39,24 +35,26 @@ def norms() -> list[Comparison]:
     of both backward rules, image by image."""
     networks = [Activations(DATASET, "relu", None, "undefended")]
     networks += [Activations(DATASET, "fixed", bits, "undefended") for bits in (3, 2, 1)]
-    values = printed(3, quantity="l2_norm")
+    own = [Mean(mean_norm, n, ("cw/own",)) for n in networks]
+    best = [Mean(mean_norm, n, ("cw/own", "cw/sigmoid")) for n in networks]
+    what, values = "mean norm of C&W", printed(3, quantity="l2_norm")
     size = [
-        Comparison(
-            what="mean norm of C&W",
-            ours=Mean("mean norm", n, ("cw/own",)),
-            published=value,
-            margin=NORM_TOLERANCE * value,
-        )
-        for n, value in zip(networks, values, strict=True)
+        Comparison(what, norm, published=value, margin=NORM_TOLERANCE * value)
+        for norm, value in zip(own, values, strict=True)
     ]
+    for title, means, fails in ((what, own, NOT), ("mean norm, the better rule", best, OWN_ONLY)):
+        steps = [fewer - more for more, fewer in pairwise(means)]
+        size += [Comparison(title, step, above=0, fails=fails) for step in steps]
+    return size
 
-    def growing(what: str, *rules: str, fails: str) -> list[Comparison]:
-        means = [Mean("mean norm", n, rules) for n in networks]
-        steps = (Difference(fewer, more) for more, fewer in pairwise(means))
-        return [Comparison(what=what, ours=step, above=0, fails=fails) for step in steps]
 
-    best = growing("mean norm, the better rule", "cw/own", "cw/sigmoid", fails=OWN_ONLY)
-    return [*size, *growing("mean norm of C&W", "cw/own", fails=NOT), *best]
+def _at_most(what: str, attacks: tuple[str, ...], values: list[float], fails: str):
+    """An attack breaks each dynamic network no more often than is printed."""
+    bounds = {"side": "most", "exact": True, "fails": fails}
+    return [
+        Comparison(what, Mean(success, n, attacks), published=value, **bounds)
+        for n, value in zip(DYNAMIC, values, strict=True)
+    ]
 
 
 def carlini_wagner_fails() -> list[Comparison]:
@@ -65,28 +63,8 @@ def carlini_wagner_fails() -> list[Comparison]:
     The bound on the norm that the paper has in mind is not stated, so none is set.
     """
     values = printed(3, quantity="attack_success", activation="dynamic")
-    own = [
-        Comparison(
-            what="success of C&W",
-            ours=Mean("success", n, ("cw/own",)),
-            published=value,
-            side="most",
-            exact=True,
-        )
-        for n, value in zip(DYNAMIC, values, strict=True)
-    ]
-    known = [
-        Comparison(
-            what="success of C&W, sum of sigmoids",
-            ours=Mean("success", n, ("cw/sigmoid",)),
-            published=value,
-            side="most",
-            exact=True,
-            fails=OWN_ONLY,
-        )
-        for n, value in zip(DYNAMIC, values, strict=True)
-    ]
-    return [*own, *known]
+    known = _at_most("success of C&W, sum of sigmoids", ("cw/sigmoid",), values, OWN_ONLY)
+    return [*_at_most("success of C&W", ("cw/own",), values, NOT), *known]
 
 
 def zoo_fails() -> list[Comparison]:
@@ -94,29 +72,13 @@ def zoo_fails() -> list[Comparison]:
 
     It also breaks them no more often than that where its step has the width that suits it best.
     """
-    values = printed(5, quantity="attack_success")
-    full = Mean("success", relu(DATASET), (OWN_WIDTH,))
-    own = [
-        Comparison(
-            what="success of ZOO",
-            ours=Difference(full, Mean("success", n, (OWN_WIDTH,))),
-            above=TOLERANCE,
-            published=values[0] - value,
-        )
-        for n, value in zip(DYNAMIC, values[1:], strict=True)
-    ]
-    best = [
-        Comparison(
-            what="success of ZOO, best width",
-            ours=Mean("success", n, WIDTHS),
-            published=value,
-            side="most",
-            exact=True,
-            fails=OWN_ONLY,
-        )
-        for n, value in zip(DYNAMIC, values[1:], strict=True)
-    ]
-    return [*own, *best]
+    full, *values = printed(5, quantity="attack_success")
+    broken = Mean(success, relu(DATASET), (OWN_WIDTH,))
+    own = []
+    for n, value in zip(DYNAMIC, values, strict=True):
+        gap, bounds = broken - Mean(success, n, (OWN_WIDTH,)), {"above": TOLERANCE}
+        own.append(Comparison("success of ZOO", gap, published=full - value, **bounds))
+    return [*own, *_at_most("success of ZOO, best width", WIDTHS, values, OWN_ONLY)]
 
 
 def transfer(architecture: str) -> list[Comparison]:
@@ -130,15 +92,13 @@ def transfer(architecture: str) -> list[Comparison]:
     for bits, value in zip((3, 2, 1), left, strict=True):
         of = Activations(DATASET, "dynamic", bits, architecture)
         before, after, theirs = (
-            Mean("accuracy", of, ("transfer", name))
+            Mean(accuracy, of, ("transfer", name))
             for name in ("defense/clean", "defense/pgd", "substitute/pgd")
         )
         found += [
-            Comparison(what="left of the target", ours=after, published=value, seeds=SEEDS),
-            Comparison(
-                what="target – substitute", ours=Difference(after, theirs), above=0, seeds=SEEDS
-            ),
-            Comparison(what="cost", ours=Difference(before, after), seeds=SEEDS, **cost),
+            Comparison("left of the target", after, published=value, seeds=SEEDS),
+            Comparison("target – substitute", after - theirs, above=0, seeds=SEEDS),
+            Comparison("cost", before - after, seeds=SEEDS, **cost),
         ]
     return found
 
@@ -146,13 +106,8 @@ def transfer(architecture: str) -> list[Comparison]:
 def clusters() -> list[Comparison]:
     """Under PGD features keep to their classes more than with ReLU: less is lost, more is left."""
     found = []
-
-    def neighbours(of: Activations, condition: str) -> Mean:
-        return Mean("neighbours", of, (condition,))
-
     for n in DYNAMIC:
-        control = relu(DATASET)
-        left = Difference(neighbours(n, "pgd"), neighbours(control, "pgd"))
-        found.append(Comparison(what="neighbours under PGD", ours=left, above=0, seeds=SEEDS))
-        found.append(under_all(n, control))
+        left, control = (Mean(neighbours, of, ("pgd",)) for of in (n, n.control))
+        found.append(Comparison("neighbours under PGD", left - control, above=0, seeds=SEEDS))
+        found.append(under_all(n, n.control))
     return found

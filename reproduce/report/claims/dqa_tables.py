@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cache
 from itertools import pairwise
 
 from reproduce import published
-from reproduce.papers import dqa
 from reproduce.report.claims.evidence import Activations
-from reproduce.report.claims.quantities import Difference, Lead, Mean, Printed
-from reproduce.report.claims.rule import (
-    OWN_ONLY,
-    UNDECIDED,
-    Comparison,
-)
+from reproduce.report.claims.measures import accuracy, kept_at, kept_under
+from reproduce.report.claims.quantities import Lead, Mean, Printed
+from reproduce.report.claims.rule import OWN_ONLY, UNDECIDED, Comparison
+from reproduce.report.dqa import ATTACKS, printed
 
 SEEDS = 3  # at least, where the paper prints means of five runs
 BITS = (1, 2, 3)
 TITLES = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
-ATTACKS = {"clean": "clean", "pgd": "PGD", "fgsm": "FGSM"}
-
-
-def printed(dataset: str) -> dict[tuple[str, str], float]:
-    """{(cell, attack): percent} of Table 1 (mnist) or 2 (cifar10)."""
-    rows = published.load("dqa_table1" if dataset == "mnist" else "dqa_table2")
-    bits = [None if r.activation == "relu" else r.bits for r in rows.itertuples()]
-    cells = [dqa.cell(r.activation, b) for r, b in zip(rows.itertuples(), bits, strict=True)]
-    return dict(zip(zip(cells, rows["attack"], strict=True), rows["value"], strict=True))
 
 
 def relu(dataset: str) -> Activations:
@@ -40,12 +30,13 @@ def quantised(dataset: str, *kinds: str) -> tuple[Activations, ...]:
 
 def under(attack: str, of: Activations) -> Mean:
     """Accuracy as Tables 1 and 2 have it."""
-    return Mean("accuracy", of, ("table", attack))
+    return Mean(accuracy, of, ("table", attack))
 
 
+@cache
 def said(of: Activations, attack: str) -> float:
     """The number that Table 1 or 2 prints, in percent."""
-    return printed(of.dataset)[dqa.cell(of.activation, of.bits), attack]
+    return float(printed(of.dataset).loc[of.name, attack])
 
 
 def span(values, digits: int = 2, unit: str = " %") -> str:
@@ -59,13 +50,11 @@ def span(values, digits: int = 2, unit: str = " %") -> str:
 
 def baseline(dataset: str) -> list[Comparison]:
     """ReLU has the printed accuracies."""
-    of = relu(dataset)
+    of, exactly = relu(dataset), {"exact": True, "seeds": SEEDS}
     return [
-        Comparison(
-            what=title, ours=under(a, of), published=said(of, a), exact=True, seeds=SEEDS
-        )
+        Comparison(title, under(a, of), published=said(of, a), **exactly)
         for a, title in ATTACKS.items()
-    ]  # fmt: skip
+    ]
 
 
 def more(
@@ -75,27 +64,20 @@ def more(
 
     Args: sized: whether the size is asked, too.
     """
-    gain = said(one, attack) - said(other, attack)
-    return Comparison(
-        what=ATTACKS[attack],
-        ours=Difference(under(attack, one), under(attack, other)),
-        above=0,
-        published=gain if sized else None,
-        side=side,
-        seeds=SEEDS,
-    )
+    gain = said(one, attack) - said(other, attack) if sized else None
+    ours = under(attack, one) - under(attack, other)
+    return Comparison(ATTACKS[attack], ours, above=0, published=gain, side=side, seeds=SEEDS)
 
 
 def under_all(one: Activations, other: Activations) -> Comparison:
     """So it does under the worst of all attacks of the trial; one seed is enough for that."""
-    return Comparison(what="all attacks", ours=Lead(one, other), above=0, fails=OWN_ONLY)
+    return Comparison("all attacks", Lead(one, other), above=0, fails=OWN_ONLY)
 
 
-def gains(dataset: str, attack: str, networks=None) -> list[Comparison]:
+def gains(attack: str, networks: Sequence[Activations]) -> list[Comparison]:
     """Each network gains over ReLU at least as much as is printed."""
-    networks, control = networks or quantised(dataset), relu(dataset)
-    table = [more(attack, n, control, side="least") for n in networks]
-    return [*table, *(under_all(n, control) for n in networks)]
+    table = [more(attack, n, n.control, side="least") for n in networks]
+    return [*table, *(under_all(n, n.control) for n in networks)]
 
 
 def learnt_over_fixed(dataset: str, attack: str) -> list[Comparison]:
@@ -105,10 +87,10 @@ def learnt_over_fixed(dataset: str, attack: str) -> list[Comparison]:
     return [*(more(attack, *pair) for pair in pairs), *worst]
 
 
-def best_of_all(dataset: str, one: Activations) -> list[Comparison]:
+def best_of_all(one: Activations) -> list[Comparison]:
     """One network keeps the most of all seven."""
-    others = [n for n in (relu(dataset), *quantised(dataset)) if n != one]
-    table = [more("pgd", one, n, sized=n.activation == "relu") for n in others]
+    others = [n for n in (one.control, *quantised(one.dataset)) if n != one]
+    table = [more("pgd", one, n, sized=n == one.control) for n in others]
     return [*table, *(under_all(one, n) for n in others)]
 
 
@@ -120,44 +102,31 @@ def fewer_bits(dataset: str) -> list[Comparison]:
 
 def clean_cost(dataset: str) -> list[Comparison]:
     """No quantised network loses more clean accuracy against ReLU than is printed."""
-    control = relu(dataset)
-    return [
-        Comparison(
-            what="clean accuracy lost",
-            ours=Difference(under("clean", control), under("clean", n)),
-            published=said(control, "clean") - said(n, "clean"),
-            side="most",
-            exact=True,
-            seeds=SEEDS,
-        )
-        for n in quantised(dataset)
-    ]
+    control, at_most = relu(dataset), {"side": "most", "exact": True, "seeds": SEEDS}
+    found = []
+    for n in quantised(dataset):
+        lost = under("clean", control) - under("clean", n)
+        loss = said(control, "clean") - said(n, "clean")
+        found.append(Comparison("clean accuracy lost", lost, published=loss, **at_most))
+    return found
 
 
 def fgsm_stronger(dataset: str) -> list[Comparison]:
     """FGSM leaves less than PGD, for each network of which the table says so."""
-    networks = [n for n in quantised(dataset) if said(n, "fgsm") < said(n, "pgd")]
-    return [
-        Comparison(
-            what="PGD – FGSM",
-            ours=Difference(under("pgd", n), under("fgsm", n)),
-            above=0,
-            published=said(n, "pgd") - said(n, "fgsm"),
-            seeds=SEEDS,
-        )
-        for n in networks
-    ]
+    found = []
+    for n in quantised(dataset):
+        gap = said(n, "pgd") - said(n, "fgsm")
+        if gap > 0:
+            ours = under("pgd", n) - under("fgsm", n)
+            found.append(Comparison("PGD – FGSM", ours, above=0, published=gap, seeds=SEEDS))
+    return found
 
 
 def keeps_more(dataset: str, what: str, families: tuple[str, ...], **options) -> list[Comparison]:
     """Of what they get right, quantised networks keep more than ReLU under some attacks."""
-    control = Mean("kept under", relu(dataset), families)
-    return [
-        Comparison(
-            what=what, ours=Difference(Mean("kept under", n, families), control), above=0, **options
-        )
-        for n in quantised(dataset)
-    ]
+    control = Mean(kept_under, relu(dataset), families)
+    kept = [Mean(kept_under, n, families) for n in quantised(dataset)]
+    return [Comparison(what, share - control, above=0, **options) for share in kept]
 
 
 def noise_suppressed(dataset: str) -> list[Comparison]:
@@ -167,32 +136,22 @@ def noise_suppressed(dataset: str) -> list[Comparison]:
     least what it keeps at the worst of many points. What lies below that refutes the claim; it is
     shown only by what lies above at the worst of many points, too.
     """
-    control = Mean("kept under", relu(dataset), ("noise",))
-    one = [
-        Comparison(
-            what="one random point – ReLU at the worst of many",
-            ours=Difference(Mean("kept at", n, ("rule/zero",)), control),
-            above=0,
-        )
-        for n in quantised(dataset)
-    ]
+    what = "one random point – ReLU at the worst of many"
+    control = Mean(kept_under, relu(dataset), ("noise",))
+    kept = [Mean(kept_at, n, ("rule/zero",)) for n in quantised(dataset)]
+    one = [Comparison(what, share - control, above=0) for share in kept]
     return [*one, *keeps_more(dataset, "the worst of many points", ("noise",), fails=UNDECIDED)]
 
 
-def beats_the_others(dataset: str, attack: str) -> list[Comparison]:
+def beats_the_others(own: Activations, attack: str) -> list[Comparison]:
     """DQA keeps more than each other defence of Table 4, and more than ReLU under all attacks."""
     table = published.load("dqa_table4")
-    table = table[(table["dataset"] == dataset) & (table["attack"] == attack)]
+    table = table[(table["dataset"] == own.dataset) & (table["attack"] == attack)]
     rivals = table.set_index("defense")["value"].dropna()
-    own, value = Activations(dataset, "dynamic", 2), rivals.pop("DQA")
-    ours = Comparison(
-        what=f"{ATTACKS[attack]}; the best of the others: {rivals.max():.2f} %",
-        ours=under(attack, own),
-        above=rivals.max(),
-        published=value,
-        seeds=SEEDS,
-    )
-    return [ours, under_all(own, relu(dataset))]
+    value = rivals.pop("DQA")
+    what = f"{ATTACKS[attack]}; the best of the others: {rivals.max():.2f} %"
+    bounds = {"above": rivals.max(), "published": value, "seeds": SEEDS}
+    return [Comparison(what, under(attack, own), **bounds), under_all(own, own.control)]
 
 
 def close_to_the_others() -> list[Comparison]:
@@ -200,30 +159,19 @@ def close_to_the_others() -> list[Comparison]:
     table = published.load("dqa_table4")
     clean = table[table["attack"] == "clean"].set_index(["dataset", "defense"])["value"]
     most = published.load("dqa_text").set_index("key")["value"]["clean_gap_max"]
-    return [
-        Comparison(
-            what="points behind",
-            ours=Printed(f"{defense}, {TITLES[dataset]}", value - clean[dataset, "DQA"]),
-            published=most,
-            margin=0,
-            side="most",
-            exact=True,
-            seeds=0,
-        )
-        for (dataset, defense), value in clean.items()
-        if defense != "DQA"
-    ]
+    bounds = {"published": most, "margin": 0, "side": "most", "exact": True, "seeds": 0}
+    found = []
+    for (dataset, defense), value in clean.items():
+        if defense != "DQA":
+            behind = Printed(f"{defense}, {TITLES[dataset]}", value - clean[dataset, "DQA"])
+            found.append(Comparison("points behind", behind, **bounds))
+    return found
 
 
 def fewer_bits_as_printed() -> list[Comparison]:
     """By Table 2: FGSM leaves more the fewer the bits, with fixed thresholds."""
-    pairs = pairwise(quantised("cifar10", "fixed"))
-    return [
-        Comparison(
-            what="FGSM",
-            ours=Printed(f"{one.name} – {two.name}", said(one, "fgsm") - said(two, "fgsm")),
-            above=0,
-            seeds=0,
-        )
-        for one, two in pairs
-    ]
+    found = []
+    for one, two in pairwise(quantised("cifar10", "fixed")):
+        gain = Printed(f"{one.name} – {two.name}", said(one, "fgsm") - said(two, "fgsm"))
+        found.append(Comparison("FGSM", gain, above=0, seeds=0))
+    return found

@@ -7,12 +7,11 @@ from typing import Literal
 
 from reproduce.papers import double, dqa, originals
 from reproduce.papers.units import Network
-from reproduce.records import Record
 from reproduce.report import style
-from reproduce.report.results import Results
+from reproduce.report.double import words
+from reproduce.report.results import SEEDS, Results
 
-SEEDS = 5  # at most, of any network of the book
-WORDS = {"": "", "undefended": ", clean training", "vgg16": ", VGG-16", "alexnet": ", AlexNet"}
+ROLES = {"": "", "undefended": ", clean training", "vgg16": ", VGG-16", "alexnet": ", AlexNet"}
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Activations:
 
     @property
     def name(self) -> str:
-        return style.model_name(self.activation, self.bits) + WORDS[self.role]
+        return style.model_name(self.activation, self.bits) + ROLES[self.role]
 
     @property
     def control(self) -> Activations:
@@ -58,8 +57,7 @@ class Images:
 
     @property
     def name(self) -> str:
-        ending = "s" if self.bits > 1 else ""
-        return f"{self.bits} bit{ending}" + (", dithered" if self.dithered else "")
+        return words((self.bits, self.dithered))
 
     @property
     def kind(self) -> str:
@@ -84,46 +82,34 @@ class Evidence:
     """The records below results/, those of each network read once."""
 
     def __init__(self) -> None:
-        self._results: dict[str, Results] = {}
-        self._trained: dict[tuple[Subject, str, bool], list[Network]] = {}
+        self._found: dict[tuple[Subject, str, bool], list[Results]] = {}
 
-    def of(self, network: Network) -> Results:
-        """The results of a network. Raises Damaged."""
-        if network.folder not in self._results:
-            self._results[network.folder] = Results(network)
-        return self._results[network.folder]
-
-    def record(self, network: Network, suite: str, name: str) -> Record | None:
-        """A measurement of a suite, None where it was not run."""
-        measurement = self.of(network).suites.get(suite, {}).get(name)
-        if measurement is None:
-            return None
-        return self.of(measurement.network).record(measurement)
-
-    def complete(self, network: Network, suite: str) -> bool:
-        """Whether all of a suite was run."""
-        members = self.of(network).suites.get(suite, {})
-        return bool(members) and all(self.record(network, suite, n) is not None for n in members)
-
-    def collapsed(self, network: Network) -> bool:
-        """Whether the training of a network, or of a substitute's target, collapsed.
-
-        Of Double quantization's networks no training does; a network whose clean images were not
-        tried has not collapsed yet.
-        """
-        network = getattr(network, "target", network)
-        return self.record(network, "table", "clean") is not None and self.of(network).collapsed
-
-    def networks(self, subject: Subject, scale: str, *, mixed: bool) -> list[Network]:
-        """Each seed that was trained and whose training did not collapse, in their order."""
+    def of(self, subject: Subject, scale: str, *, mixed: bool) -> list[Results]:
+        """Each seed that was trained, in their order; none whose training, or that of the network
+        for which it is a substitute, collapsed. Raises Damaged."""
         what = subject, scale, mixed
-        if what not in self._trained:
-            every = (subject.at(scale, seed, mixed=mixed) for seed in range(SEEDS))
-            trained = [n for n in every if n is not None and self.of(n).training is not None]
-            self._trained[what] = [n for n in trained if not self.collapsed(n)]
-        return self._trained[what]
+        if what not in self._found:
+            networks = (subject.at(scale, seed, mixed=mixed) for seed in range(SEEDS))
+            every = [Results(n) for n in networks if n is not None]
+            self._found[what] = [r for r in every if r.training is not None and not _collapsed(r)]
+        return self._found[what]
+
+    def pairs(
+        self, one: Subject, other: Subject, scale: str, *, mixed: bool
+    ) -> list[tuple[Results, Results]]:
+        """Two networks of each seed in which the trials of both are complete."""
+        first, second = (
+            {r.network.seed: r for r in self.of(s, scale, mixed=mixed) if r.complete("trial")}
+            for s in (one, other)
+        )
+        return [(r, second[seed]) for seed, r in first.items() if seed in second]
 
 
-def without_bfloat16(results: Results) -> bool:
-    """Whether a network that asks for bfloat16 was trained in float32 throughout."""
-    return results.training.run.device.endswith(", no bfloat16")
+def _collapsed(results: Results) -> bool:
+    target = getattr(results.network, "target", None)
+    return results.collapsed if target is None else Results(target).collapsed
+
+
+def one_precision(results: list[Results]) -> bool:
+    """Whether networks were trained with bfloat16 all of them, or none."""
+    return len({r.precision for r in results}) < 2

@@ -1,138 +1,115 @@
-"""What is measured of a network for a claim: small functions from records to numbers.
+"""What is measured of a network for a claim: small functions from its records to a number.
 
-Each takes the evidence, a network and what it names, and gives None where a record is missing.
-Accuracies and shares are in percent.
+Each gives None where a record is missing. Accuracies and shares are in percent.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from reproduce.papers import double
-from reproduce.papers.units import Network
-from reproduce.report.claims.evidence import Evidence
-from reproduce.report.double_before import detector_roc
-from reproduce.report.results import robust_accuracy
+from reproduce.papers.double import KINDS
+from reproduce.report.double import by_kind, trained_on
+from reproduce.report.double_before import detector_roc, seen_by_detector
+from reproduce.report.results import Results, robust_accuracy, survivors
 from reproduce.report.smallest import broken
 
 BATCH = 100  # images of the detector
 
 
-def _bits(evidence: Evidence, network: Network, suite: str, *names: str) -> list | None:
+def _bits(results: Results, suite: str, *names: str) -> list[np.ndarray] | None:
     """(N,) bool of each condition, cut to the images that all of them met."""
-    records = [evidence.record(network, suite, name) for name in names]
-    if any(r is None for r in records):
+    found = results.suite(suite)
+    if not found.keys() >= set(names):
         return None
-    few = min(r.total for r in records)
-    return [r.bits[:few] for r in records]
+    few = min(found[name].total for name in names)
+    return [found[name].bits[:few] for name in names]
 
 
-def accuracy(evidence: Evidence, network: Network, suite: str, name: str) -> float | None:
+def _share(part: np.ndarray, whole: np.ndarray) -> float:
+    return 100 * float(part.sum() / max(1, whole.sum()))
+
+
+def accuracy(results: Results, suite: str, name: str) -> float | None:
     """Under one condition, over all images that met it."""
-    found = _bits(evidence, network, suite, name)
+    found = _bits(results, suite, name)
     return found and robust_accuracy(found[0])
 
 
-def changed(evidence: Evidence, network: Network, suite: str, *names: str) -> float | None:
+def changed(results: Results, suite: str, *names: str) -> float | None:
     """How many images some of these conditions judge otherwise than the first does."""
-    found = _bits(evidence, network, suite, *names)
+    found = _bits(results, suite, *names)
     return found and float(np.any([bits != found[0] for bits in found[1:]], axis=0).sum())
 
 
-def drop(evidence: Evidence, network: Network, suite: str, one: str, other: str) -> float | None:
+def drop(results: Results, suite: str, one: str, other: str) -> float | None:
     """By how many points accuracy is lower under the second condition, on the same images."""
-    found = _bits(evidence, network, suite, one, other)
+    found = _bits(results, suite, one, other)
     return found and robust_accuracy(found[0]) - robust_accuracy(found[1])
 
 
-def kept(evidence: Evidence, network: Network, suite: str, one: str, other: str) -> float | None:
+def kept(results: Results, suite: str, one: str, other: str) -> float | None:
     """Of the images right under the first condition, the share right under the second."""
-    found = _bits(evidence, network, suite, one, other)
-    return found and 100 * float(found[1].sum() / max(1, found[0].sum()))
+    found = _bits(results, suite, one, other)
+    return found and _share(found[1], found[0])
 
 
-def kept_under(evidence: Evidence, network: Network, *families: str) -> float | None:
+def kept_under(results: Results, *families: str) -> float | None:
     """Of the images that the trial's network judges rightly as they are, the share that survives
     every attack of these families, over the images that all of them met."""
-    if not evidence.complete(network, "trial"):
-        return None
-    return _kept_of(evidence, network, families=families)
+    left = results.worst_case(*families) if results.complete("trial") else ()
+    return _share(left, results.clean()[: len(left)]) if len(left) else None
 
 
-def kept_at(evidence: Evidence, network: Network, name: str) -> float | None:
+def kept_at(results: Results, name: str) -> float | None:
     """The same under one attack of the trial, by its name."""
-    if not evidence.complete(network, "trial"):
-        return None
-    return _kept_of(evidence, network, names=[name])
+    found = _bits(results, "trial", "clean", name) if results.complete("trial") else None
+    return found and _share(survivors(found), found[0])
 
 
-def _kept_of(evidence: Evidence, network: Network, **which) -> float | None:
-    results = evidence.of(network)
-    left = results.worst_case(**which)
-    if not len(left):
-        return None
-    return 100 * float(left.sum() / max(1, results.clean()[: len(left)].sum()))
+def _norms(results: Results, names: tuple[str, ...]) -> list[np.ndarray]:
+    found = results.suite("norms")
+    return [found[name].norms for name in names if name in found]
 
 
-def mean_norm(evidence: Evidence, network: Network, *names: str) -> float | None:
+def mean_norm(results: Results, *names: str) -> float | None:
     """Of the images that broke: the l2 norm that sufficed, by the best of these attacks."""
-    records = [evidence.record(network, "norms", name) for name in names]
-    records = [r for r in records if r is not None]
-    if not records:
+    found = _norms(results, names)
+    if not found:
         return None
-    few = min(len(r.norms) for r in records)
-    return broken(np.min([r.norms[:few] for r in records], axis=0)).mean
+    few = min(map(len, found))
+    return broken(np.min([norms[:few] for norms in found], axis=0)).mean
 
 
-def success(evidence: Evidence, network: Network, *names: str) -> float | None:
+def success(results: Results, *names: str) -> float | None:
     """Of the images that were right, the share that an attack breaks; the best of these attacks."""
-    records = [evidence.record(network, "norms", name) for name in names]
-    if any(r is None for r in records):
+    found = _norms(results, names)
+    if len(found) < len(names):
         return None
-    return max(robust_accuracy(broken(r.norms).bits) for r in records)
+    return max(robust_accuracy(broken(norms).bits) for norms in found)
 
 
-def neighbours(evidence: Evidence, network: Network, condition: str) -> float | None:
+def neighbours(results: Results, condition: str) -> float | None:
     """Of an image's ten nearest neighbours in the last features, the share of its class."""
-    record = evidence.record(network, "table", "features")
+    record = results.suite("table").get("features")
     return record and 100 * record.values[f"knn/{condition}"]
 
 
-def ahead_on_own_kind(evidence: Evidence, network: Network) -> float | None:
+def ahead_on_own_kind(results: Results) -> float | None:
     """By how many points a network does better on its own kind of image than on any other."""
-    of = {}
-    for kind in double.KINDS:
-        name = double.kind_name(*kind)
-        of[name] = accuracy(evidence, network, "table", f"clean/{name}")
-    if None in of.values():
+    of = {kind: robust_accuracy(bits) for kind, bits in by_kind(results, "clean").items()}
+    if len(of) < len(KINDS):
         return None
-    own = of.pop(double.kind_name(network.bits, network.dithered))
+    own = of.pop(trained_on(results))
     return own - max(of.values())
 
 
-def detected(evidence: Evidence, network: Network) -> float | None:
+def detected(results: Results) -> float | None:
     """Of batches that were attacked before dithering, the share that raises the alarm."""
-    found = _bits(evidence, network, "trial", "before/clean", "before/bare")
+    found = seen_by_detector(results, "before")
     return found and 100 * detector_roc(*found, BATCH).chosen[1]
 
 
-def false_alarms(evidence: Evidence, network: Network) -> float | None:
+def false_alarms(results: Results) -> float | None:
     """Of batches that were not attacked, the share that raises the alarm."""
-    found = _bits(evidence, network, "trial", "before/clean", "before/bare")
+    found = seen_by_detector(results, "before")
     return found and 100 * detector_roc(*found, BATCH).chosen[0]
-
-
-MEASURES = {
-    "accuracy": accuracy,
-    "changed": changed,
-    "drop": drop,
-    "kept": kept,
-    "kept under": kept_under,
-    "kept at": kept_at,
-    "mean norm": mean_norm,
-    "success": success,
-    "neighbours": neighbours,
-    "ahead on own kind": ahead_on_own_kind,
-    "detected": detected,
-    "false alarms": false_alarms,
-}

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import mean
 from typing import NamedTuple
 
-from reproduce.papers.units import Network
-from reproduce.report.claims.evidence import Evidence, Subject, without_bfloat16
-from reproduce.report.claims.measures import MEASURES
-from reproduce.report.results import lead
+from reproduce.evaluation import paired
+from reproduce.report.claims.evidence import Evidence, Subject, one_precision
+from reproduce.report.results import met_by_both
 
 
 class Reading(NamedTuple):
@@ -30,10 +29,10 @@ class Reading(NamedTuple):
 class Mean:
     """The mean of a measure over the seeds of a network.
 
-    Args: measure: a name of MEASURES. of: which network. arguments: of the measure.
+    Args: measure: a function of claims.measures. of: which network. arguments: of the measure.
     """
 
-    measure: str
+    measure: Callable[..., float | None]
     of: Subject
     arguments: tuple[str, ...] = ()
 
@@ -41,14 +40,17 @@ class Mean:
     def name(self) -> str:
         return self.of.name
 
+    def __sub__(self, other: Mean) -> Difference:
+        return Difference(self, other)
+
     def read(self, evidence: Evidence, scale: str, *, mixed: bool) -> Reading | None:
         """At one scale and training risk; None of no seed."""
-        networks = evidence.networks(self.of, scale, mixed=mixed)
-        found = {n: MEASURES[self.measure](evidence, n, *self.arguments) for n in networks}
-        found = {n: value for n, value in found.items() if value is not None}
+        networks = evidence.of(self.of, scale, mixed=mixed)
+        found = {r: self.measure(r, *self.arguments) for r in networks}
+        found = {r: value for r, value in found.items() if value is not None}
         if not found:
             return None
-        return Reading(mean(found.values()), 0.0, len(found), one_precision(evidence, found))
+        return Reading(mean(found.values()), 0.0, len(found), one_precision([*found]))
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,9 @@ class Difference:
         pair = [m.read(evidence, scale, mixed=mixed) for m in (self.left, self.right)]
         if None in pair:
             return None
-        subjects = (m.of for m in (self.left, self.right))
-        networks = [n for s in subjects for n in evidence.networks(s, scale, mixed=mixed)]
-        seeds = min(r.seeds for r in pair)
-        same = one_precision(evidence, networks)
-        return Reading(pair[0].value - pair[1].value, 0.0, seeds, same)
+        subjects = (self.left.of, self.right.of)
+        same = one_precision([r for s in subjects for r in evidence.of(s, scale, mixed=mixed)])
+        return Reading(pair[0].value - pair[1].value, 0.0, min(r.seeds for r in pair), same)
 
 
 @dataclass(frozen=True)
@@ -88,16 +88,11 @@ class Lead:
         return f"{self.one.name} – {self.other.name}"
 
     def read(self, evidence: Evidence, scale: str, *, mixed: bool) -> Reading | None:
-        tried = [
-            [n for n in evidence.networks(s, scale, mixed=mixed) if evidence.complete(n, "trial")]
-            for s in (self.one, self.other)
-        ]
-        both = {n.seed for n in tried[0]} & {n.seed for n in tried[1]}
-        if not both:
+        pairs = evidence.pairs(self.one, self.other, scale, mixed=mixed)
+        if not pairs:
             return None
-        tried = [[n for n in networks if n.seed in both] for networks in tried]
-        gain, margin = lead(*([evidence.of(n) for n in networks] for networks in tried))
-        return Reading(gain, margin, len(both), one_precision(evidence, [*tried[0], *tried[1]]))
+        same = one_precision([r for pair in pairs for r in pair])
+        return Reading(*paired(*met_by_both(pairs)), len(pairs), same)
 
 
 @dataclass(frozen=True)
@@ -109,8 +104,3 @@ class Printed:
 
     def read(self, evidence: Evidence, scale: str, *, mixed: bool) -> Reading:
         return Reading(self.value, 0.0, 0)
-
-
-def one_precision(evidence: Evidence, networks: Iterable[Network]) -> bool:
-    """Whether networks were trained with bfloat16 all of them, or none."""
-    return len({without_bfloat16(evidence.of(n)) for n in networks}) < 2

@@ -10,7 +10,7 @@ the claim's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from math import inf
 from typing import Literal, NamedTuple
 
@@ -31,11 +31,10 @@ PRINTED = "printed"  # in place of a scale: the papers' own numbers decide
 
 _WORSE = (REPRODUCED, DIRECTION, UNDECIDED, OWN_ONLY, NOT)  # of comparisons, the last one counts
 _KINDER = (REPRODUCED, DIRECTION, OWN_ONLY, UNDECIDED, NOT)  # of readings, the first one counts
-_LOWERING = (OWN_ONLY, UNDECIDED)
 _LAST_BIT = 1e-9  # of a float, which decides nothing
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Comparison:
     """What is asked of one number.
 
@@ -49,6 +48,7 @@ class Comparison:
 
     what: str
     ours: Mean | Difference | Lead | Printed
+    _: KW_ONLY
     above: float | None = None
     below: float | None = None
     published: float | None = None
@@ -57,11 +57,6 @@ class Comparison:
     exact: bool = False
     seeds: int = 1
     fails: str = NOT
-
-    @property
-    def lowers(self) -> bool:
-        """Whether the worst that it can do is to lower what the others show."""
-        return self.fails in _LOWERING
 
     def holds(self, reading: Reading) -> str:
         """ "yes"; "in sign", where only the size is another; "no"; or "open", within chance.
@@ -106,7 +101,7 @@ class Claim:
     place: str
     text: str
     said: str
-    comparisons: tuple[Comparison, ...]
+    comparisons: Sequence[Comparison]
     scales: tuple[str, ...] = ()
     mixed: tuple[bool, ...] = (False,)
     in_part: bool = False
@@ -184,7 +179,7 @@ def _judged(claim: Claim, evidence: Evidence, scale: str, *, mixed: bool) -> _Ju
     statuses = [c.status(r) for c, r in pairs if r is not None]
     status = claim.combined(statuses) if statuses else UNDECIDED
     # What fails needs no further comparison that could only lower it.
-    asked = [(c, r) for c, r in pairs if status != NOT or not c.lowers]
+    asked = [(c, r) for c, r in pairs if status != NOT or c.fails == NOT]
 
     def seeds(at_most: float) -> bool:
         return all(r is not None and r.seeds >= min(c.seeds, at_most) for c, r in asked)
