@@ -143,6 +143,7 @@ def has_bfloat16(device: torch.device) -> bool:
     GPUs do from the Ampere generation on, x86 processors with AVX512_BF16 (those with AMX have it,
     too), Arm's with BF16.
     """
+    of_kind("device", device, torch.device)
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if not torch.backends.mkldnn.is_available():

@@ -143,7 +143,7 @@ def measure(
              `maps` also "features/*" (N, D) float16, "tsne/*" (N, 2) and "features/labels" (N,).
     """
     check_uint8(images, labels)
-    batch_size, maps = whole("batch_size", batch_size, 1), flag("maps", maps)
+    batch_size, maps = whole("batch_size", batch_size, 1, 2**31), flag("maps", maps)
     check_module("model", model)
     device = next(model.parameters()).device
     levels, counts = first_levels(model, to_float(images[:1].to(device)))

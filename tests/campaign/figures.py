@@ -21,7 +21,7 @@ PACKAGE = str(Path(reproduce.__file__).resolve().parent)
 OUTCOMES = ("refused", "accepted", "unclear", "wrong", "deep", "hung")
 COUNTS: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
 FAULTS: dict[str, list[str]] = collections.defaultdict(list)
-LIMIT_S = 5
+LIMIT_S = 30  # compiling a dither takes ten
 
 
 class Hung(BaseException):

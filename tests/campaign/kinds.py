@@ -363,6 +363,10 @@ BY_PLACE = {
     **{f"{place}.images": EITHER for place in ("evaluation.correct", "auditing.run.audit")},
     **{f"papers.{b}": NATURAL for b in ("dqa.Budget.queries", "double.Budget.queries")},
     "papers.double.Budget.batch": NATURAL,
+    "data.epoch_order.seed": whole(0, 0),  # it is hashed: as large as one likes
+    "storage.write_bytes.content": Kind(
+        lambda: b"x", lambda v: isinstance(v, bytes | np.ndarray), "own"
+    ),
     "records.plain_number.value": number(8.0, -math.inf),
     "training.derived_seed.parts": Kind(lambda: 1, lambda v: isinstance(v, int | str)),
     "runner.run.report": CALLABLE,
