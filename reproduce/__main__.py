@@ -172,8 +172,10 @@ def show_list(args: argparse.Namespace) -> int:
 
 
 def status(args: argparse.Namespace) -> int:
-    from reproduce import records
+    from reproduce import records, storage
 
+    for folder in (records.root(), storage.cache()):
+        storage.sweep(folder)
     failed = {(r.folder, r.key) for r in records.every() if r.error is not None}
     done: dict[tuple, list[Entry]] = {}
     missing: dict[tuple, list[Entry]] = {}
