@@ -1,8 +1,9 @@
-# `make book` builds the site, `make test` runs every test, `make browser` those that visit the site
-# (chromium and node are needed), `make bench` measures the speed of every stage in under two
-# minutes; each makes the environment $(VENV) first. `make results SCALE=smoke [PAPER=dqa]` runs what
-# is missing as Snakemake's jobs, `make test-engine` some of them under SLURM. `make clean` removes
-# what can be built again, and no environment, record, weight or checkpoint.
+# `make book` builds the site, `make test` runs every test, `make campaign` all faults of which they
+# try a sample, `make browser` the tests that visit the site (chromium and node are needed), `make
+# bench` measures the speed of every stage in under two minutes; each makes the environment $(VENV)
+# first. `make results SCALE=smoke [PAPER=dqa]` runs what is missing as Snakemake's jobs, `make
+# test-engine` some of them under SLURM. `make clean` removes what can be built again, and no
+# environment, record, weight or checkpoint.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -13,7 +14,7 @@ export OMP_NUM_THREADS ?= 1
 # Where it is set, a notebook's figures would not be shown.
 unexport MPLBACKEND
 
-.PHONY: asked bench book browser clean env results test test-engine
+.PHONY: asked bench book browser campaign clean env results test test-engine
 
 book: env
 	$(BIN)/python notebooks/execute.py
@@ -36,6 +37,10 @@ test: env
 browser: book
 	cd tests/browser && npm ci
 	$(BIN)/pytest tests/browser
+
+# All that `make test` takes a sample of: wrong values, files and attacks, kills and full disks.
+campaign: env
+	$(BIN)/pytest tests/campaign --whole
 
 # As many threads as there are: here speed is the point.
 bench: env

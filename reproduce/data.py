@@ -24,6 +24,7 @@ import torchvision
 from torch import Tensor
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
+from reproduce.checks import check_values, of_kind, shown, whole
 from reproduce.names import DATASETS
 
 # The published md5 sums, by path below the root. CIFAR-10's batches are pickles, which can run code
@@ -47,6 +48,7 @@ _FILES = {
 }
 
 _DOWNLOAD_TIMEOUT_S = 15.0
+MOST = 2**31 - 1  # images of a data set
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,13 +80,18 @@ def load(name: str, root: str | os.PathLike[str] | None = None) -> Dataset:
              NotADirectoryError, PermissionError: a root that cannot be read.
              OSError: a file whose md5 is not the published one.
     """
-    if name not in DATASETS:
-        raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}")
+    if not isinstance(name, str) or name not in DATASETS:
+        raise ValueError(f"unknown data set {shown(name)}: choose one of {', '.join(DATASETS)}")
     return _load(name, _folder(root) if name in _FILES else None)
 
 
 def _folder(given: str | os.PathLike[str] | None) -> Path:
-    return (root() if given is None else Path(given).expanduser()).absolute()
+    if given is not None:
+        of_kind("root", given, (str, os.PathLike))
+    try:
+        return (root() if given is None else Path(given).expanduser()).absolute()
+    except RuntimeError as error:  # the home of a user who is not there
+        raise FileNotFoundError(f"root is {shown(given)}: {error}") from None
 
 
 @functools.cache
@@ -258,6 +265,7 @@ def to_float(images: Tensor) -> Tensor:
     Raises:  TypeError: another dtype.
     """
     _require_uint8(images)
+    check_values("images", images)
     # By a tensor: on CUDA a division by a Python number is a product with its rounded inverse.
     return images.float() / torch.full((), 255.0, device=images.device)
 
@@ -265,9 +273,12 @@ def to_float(images: Tensor) -> Tensor:
 def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
     """Return the order in which an epoch visits n images, from (seed, epoch) alone.
 
-    Args:    n: how many images. seed, epoch: any integers.
+    Args:    n: how many images, at least 1. seed, epoch: at least 0.
     Returns: int64 (n,) on the CPU, a permutation of 0..n-1, the same whatever device trains.
+    Raises:  TypeError, ValueError: numbers that are none of this.
     """
+    n = whole("n", n, 0, MOST)
+    seed, epoch = whole("seed", seed, 0), whole("epoch", epoch, 0)
     # A hash, because with a sum such as seed + epoch two runs would share most of their orders.
     key = hashlib.sha256(f"{seed} {epoch}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(key[:4], "big"))
@@ -285,14 +296,15 @@ def crop_and_flip(images: Tensor, generator: torch.Generator, padding: int = 4) 
     _require_uint8(images)
     if images.dim() != 4:
         raise ValueError(f"images have shape {tuple(images.shape)}: give (N,C,H,W)")
-    if padding < 0:
-        raise ValueError(f"padding is {padding}: give 0 or more pixels")
+    padding = whole("padding", padding, 0, 4_096)
+    of_kind("generator", generator, torch.Generator)
     # The generator's device may lack the index ("cuda"); a tensor put there has it ("cuda:0").
     if torch.empty(0, device=generator.device).device != images.device:
         raise ValueError(
             f"the generator is on {generator.device}, the images on {images.device}: "
             f"make it with torch.Generator({str(images.device)!r})"
         )
+    check_values("images", images)
     n, channels, height, width = images.shape
     device = images.device
     corner = torch.randint(2 * padding + 1, (2, n, 1), generator=generator, device=device)
@@ -307,5 +319,6 @@ def crop_and_flip(images: Tensor, generator: torch.Generator, padding: int = 4) 
 
 
 def _require_uint8(images: Tensor) -> None:
-    if images.dtype != torch.uint8:
-        raise TypeError(f"images are {images.dtype}: give torch.uint8, grey levels 0..255")
+    if not isinstance(images, Tensor) or images.dtype != torch.uint8:
+        got = images.dtype if isinstance(images, Tensor) else shown(images)
+        raise TypeError(f"images are {got}: give torch.uint8, grey levels 0..255")

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reproduce.checks import whole
+from reproduce.checks import check_values, whole
 
 
 def floyd_steinberg(images: Tensor, bits: int) -> Tensor:
@@ -120,6 +120,7 @@ def _check(images: Tensor, bits: int) -> None:
         raise TypeError(f"images is {got}; give a torch.uint8 tensor with values 0..255")
     if images.ndim != 4:
         raise ValueError(f"images has shape {tuple(images.shape)}; give four dimensions, (N,C,H,W)")
+    check_values("images", images)
     whole("bits", bits, 1, 7)  # 8-bit images have nothing to dither
 
 

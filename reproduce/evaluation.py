@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from reproduce.attacks import Attack, full_float32, perturb
 from reproduce.attacks.base import answers_watched, check_model, eval_mode
-from reproduce.checks import check_floats, check_uint8, whole
+from reproduce.checks import check_floats, check_module, check_uint8, shown, whole
 from reproduce.checks import number as check_number
 from reproduce.checks import seed as check_seed
 from reproduce.data import to_float
@@ -20,6 +20,7 @@ from reproduce.data import to_float
 
 def batch_seed(seed: int, number: int) -> int:
     """The attack's seed for batch 0, 1, ... of an evaluation."""
+    seed, number = check_seed("seed", seed), whole("number", number, 0)
     return (seed * 1_000_003 + number) % 2**63
 
 
@@ -48,14 +49,16 @@ def correct(
              interruption, the model is as it was.
     """
     as_floats = isinstance(images, Tensor) and images.is_floating_point()
-    if as_floats and len(images):
+    if as_floats and (not images.ndim or len(images)):
         check_floats(images, labels)
     else:
         check_uint8(images, labels)
     batch_size, seed = whole("batch_size", batch_size, 1), check_seed("seed", seed)
-    device = next(model.parameters()).device
+    check_module("model", model)
+    device = next((p.device for p in model.parameters()), images.device)
     check_model(model, device)
     source_model = model if source_model is None else source_model
+    check_module("source_model", source_model)
     hits = []
     with eval_mode(model), full_float32():
         for x, y, drawn in batches(images, labels, batch_size, seed):
@@ -103,7 +106,7 @@ def wilson(correct: int, total: int, confidence: float = 0.95) -> tuple[float, f
     Raises:  TypeError: counts that are no whole numbers. ValueError: outside these ranges.
     Source:  Wilson 1927.
     """
-    total = whole("total", total, 1)
+    total = whole("total", whole("total", total, 1), 1, 2**53)
     correct = whole("correct", correct, 0, total)
     check_number("confidence", confidence, 0, 1, inside=True)
     interval = binomtest(correct, total).proportion_ci(confidence, method="wilson")
@@ -119,10 +122,9 @@ def paired(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
     Raises:  TypeError: no bools. ValueError: as many of both not given, or none.
     Source:  McNemar 1947 (the difference hangs on the discordant pairs alone).
     """
-    one, other = np.asarray(one), np.asarray(other)
-    for bits in (one, other):
-        if bits.dtype != bool or bits.ndim != 1:
-            raise TypeError(f"got {bits.dtype} of shape {bits.shape}; give bool, one an image")
+    for name, bits in (("one", one), ("other", other)):
+        if not isinstance(bits, np.ndarray) or bits.dtype != bool or bits.ndim != 1:
+            raise TypeError(f"{name} is {shown(bits)}; give bool, one an image, in an array")
     if one.shape != other.shape or not len(one):
         raise ValueError(f"{len(one)} and {len(other)} images; give the same ones, at least 1")
     gained = one.astype(float) - other

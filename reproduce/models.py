@@ -8,20 +8,29 @@ model has one, is its first layer, so that attacks work on the images themselves
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from reproduce.checks import whole
+from reproduce.checks import check_module, choice, number, shown, whole
 from reproduce.kernels.pooling import MaxPool2x2
 
 ActivationFactory = Callable[[], nn.Module]
 
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+
+
+def _check(activation: ActivationFactory, num_classes: int, width: int = 1) -> None:
+    if not callable(activation) or not isinstance(activation(), nn.Module):
+        raise TypeError(f"activation is {shown(activation)}; give what makes a torch.nn.Module")
+    whole("num_classes", num_classes, 2, 1_000_000)
+    whole("width", width, 1, 4_096)
 
 
 class Normalize(nn.Module):
@@ -32,6 +41,10 @@ class Normalize(nn.Module):
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
+        if len(mean) != len(std) or not mean:
+            raise ValueError(f"mean has {len(mean)} channels, std {len(std)}; give one each")
+        mean = tuple(number("mean", m, -math.inf) for m in mean)
+        std = tuple(number("std", s, inside=True) for s in std)
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
@@ -55,6 +68,7 @@ def folded(model: nn.Module) -> nn.Module:
 
     Args: model: one of this module's networks; a folded one cannot be trained.
     """
+    check_module("model", model)
     model = copy.deepcopy(model).eval()
     for block in [m for m in model.modules() if isinstance(m, nn.Sequential)]:
         for i, (one, other) in enumerate(pairwise(list(block))):
@@ -73,7 +87,7 @@ def lenet(activation: ActivationFactory = nn.ReLU, num_classes: int = 10) -> nn.
     Raises: TypeError, ValueError: fewer than 2 classes, as every builder.
     Source: LeCun et al. 1998; DQA, section 4.
     """
-    whole("num_classes", num_classes, 2)
+    _check(activation, num_classes)
     return nn.Sequential(
         nn.Conv2d(1, 6, 5, padding=2),
         MaxPool2x2(),
@@ -121,6 +135,10 @@ class BasicBlock(nn.Module):
         shortcut: str,
     ) -> None:
         super().__init__()
+        for name, channels in (("channels_in", channels_in), ("channels_out", channels_out)):
+            whole(name, channels, 1, 65_536)
+        whole("stride", stride, 1, 2)
+        choice("shortcut", shortcut, Literal["project", "pad"])
         self.body = nn.Sequential(
             _conv3x3(channels_in, channels_out, stride),
             nn.BatchNorm2d(channels_out),
@@ -153,7 +171,7 @@ def _resnet(
     *,
     first: tuple[nn.Module, ...] = (),
 ) -> nn.Module:
-    whole("num_classes", num_classes, 2)
+    _check(activation, num_classes, widths[0])
     layers = [*first, _conv3x3(3, widths[0]), nn.BatchNorm2d(widths[0]), activation()]
     channels = widths[0]
     for stage, width in enumerate(widths):
@@ -173,7 +191,7 @@ def resnet18(
     Args:   width: channels of the first stage; 64 is the standard network, 16 the quarter width.
     Source: He et al. 2016; DQA, section 4.
     """
-    whole("width", width, 1)
+    whole("width", width, 1, 4_096)
     widths = (width, 2 * width, 4 * width, 8 * width)
     first = (Normalize(CIFAR10_MEAN, CIFAR10_STD),)
     return _resnet(widths, 2, "project", activation, num_classes, first=first)
@@ -195,8 +213,7 @@ def vgg16(
     Args:   width: channels of the first stage; 64 is the standard network.
     Source: Simonyan and Zisserman 2015, configuration D; DQA, section 6 (substitute model).
     """
-    whole("num_classes", num_classes, 2)
-    whole("width", width, 1)
+    _check(activation, num_classes, width)
     layers: list[nn.Module] = [Normalize(CIFAR10_MEAN, CIFAR10_STD)]
     channels = 3
     for times, convolutions in ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3)):
@@ -219,8 +236,7 @@ def alexnet(
     Args:   width: channels of the first convolution; 64 is the standard network.
     Source: Krizhevsky et al. 2012, kernels and strides reduced to 32 x 32; DQA, section 6.
     """
-    whole("num_classes", num_classes, 2)
-    whole("width", width, 1)
+    _check(activation, num_classes, width)
     return _he_init(
         nn.Sequential(
             Normalize(CIFAR10_MEAN, CIFAR10_STD),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import re
 import time
 from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
+from reproduce.checks import check_text, number, shown, whole
+from reproduce.names import PAPERS
 from reproduce.papers import double, dqa, registry
-from reproduce.papers.units import Network
+from reproduce.papers.units import Network, check_where
 from reproduce.progress import Shown
 from reproduce.records import Record
 from reproduce.report import tables
@@ -50,8 +53,11 @@ def network(paper: str, dataset: str, *, bits: int, scale: str, seed: int, **opt
             Floyd-Steinberg's) for Double quantization, whose scale decides the data set.
     Raises: ValueError, TypeError: there is no such network.
     """
-    if paper not in registry.PAPERS:
-        raise ValueError(f"paper is {paper!r}; choose {' or '.join(registry.PAPERS)}")
+    if not isinstance(paper, str) or paper not in PAPERS:
+        raise ValueError(f"paper is {shown(paper)}; choose {' or '.join(PAPERS)}")
+    check_text("dataset", dataset)
+    whole("bits", bits, 0, 8)
+    check_where(scale, seed)
     where = {"scale": scale, "seed": seed}
     if paper == "dqa":
         what = dataset, options["activation"], bits or None
@@ -64,6 +70,8 @@ def by_key(key: str) -> Unit:
 
     Raises: ValueError: there is none.
     """
+    if not isinstance(key, str) or not re.fullmatch("[0-9a-f]{8}", key):
+        raise ValueError(f"key is {shown(key)}; it must be 8 of 0..9 and a..f, as a text")
     for one in registry.networks():
         if one.key == key:
             return one
@@ -81,6 +89,7 @@ def run(units: Iterable[Unit], wait_s: float = 5.0) -> dict[str, Record]:
     Raises: KeyboardInterrupt: after an interrupt of the kernel, which saves what a training has
             done; the same cell goes on from there. Whatever else runner.run raises.
     """
+    number("wait_s", wait_s)
     found: dict[str, Record] = {}
     try:
         with Stop() as stop, contextlib.closing(Shown(bar=True)) as shown:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
+from reproduce.checks import flag
 from reproduce.dither import floyd_steinberg
 from reproduce.quantizers import Rounding, linear_quantize
 
@@ -42,7 +43,7 @@ class DoubleQuantizer(nn.Module):
 
     def __init__(self, bits: int, dithered: bool, rounding: Rounding = "floor") -> None:
         super().__init__()
-        self.bits, self.dithered, self.rounding = bits, dithered, rounding
+        self.bits, self.dithered, self.rounding = bits, flag("dithered", dithered), rounding
         self(torch.zeros(0, 1, 1, 1))  # complains of bits and rounding
 
     def forward(self, x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import time
 
 from tqdm import tqdm
 
+from reproduce.checks import flag
 from reproduce.records import Unit
 from reproduce.training import Progress
 
@@ -20,8 +21,9 @@ class Shown:
     EVERY_S = 60.0
 
     def __init__(self, bar: bool | None = None, *, quiet: bool = False) -> None:
+        bar = None if bar is None else flag("bar", bar)
+        self._quiet = flag("quiet", quiet)
         self._disable = True if quiet else None if bar is None else not bar
-        self._quiet = quiet
         self._bar: tqdm | None = None
         self._said = 0.0
 

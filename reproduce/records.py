@@ -15,6 +15,7 @@ import base64
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import time
@@ -26,6 +27,8 @@ from typing import Any, Protocol, overload
 
 import numpy as np
 
+from reproduce import storage
+from reproduce.checks import number, of_kind
 from reproduce.storage import Damaged, create_bytes, read_bytes
 
 SCHEMA = 2
@@ -81,6 +84,7 @@ def configuration(unit: object) -> dict:
 
 def plain_number(value: float) -> float:
     """A number as configurations hold it: 8.0 is 8."""
+    number("value", value, -math.inf)
     return int(value) if float(value).is_integer() else value
 
 
@@ -183,6 +187,7 @@ def slug(name: str) -> str:
     >>> slug("rule/sigmoid-5")
     'rule-sigmoid-5'
     """
+    of_kind("name", name, str)
     return re.sub(r"[^A-Za-z0-9.]+", "-", name)
 
 
@@ -247,9 +252,6 @@ def write(record: Record) -> Path:
     return target
 
 
-ORPHANED_S = 3_600.0
-
-
 def _create_arrays(file: Path, packed: bytes) -> None:
     """Put arrays where their record will stand.
 
@@ -259,7 +261,7 @@ def _create_arrays(file: Path, packed: bytes) -> None:
     if file.exists() and not file.with_suffix(".json").exists():
         if read_bytes(file) == packed:
             return
-        if time.time() - file.stat().st_mtime > ORPHANED_S:
+        if time.time() - file.stat().st_mtime > storage.ORPHANED_S:
             file.unlink(missing_ok=True)
     create_bytes(file, packed)
 
@@ -281,6 +283,7 @@ def read(file: Path) -> Record:
     Raises: FileNotFoundError. Damaged: not what was written, of another schema, in another place
             than its configuration says, or with other arrays.
     """
+    of_kind("file", file, Path)
     try:
         content = json.loads(read_bytes(file))
         if not isinstance(content, dict):

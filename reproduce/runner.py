@@ -20,6 +20,8 @@ from torch import nn
 
 from reproduce import __version__, data, records, storage
 from reproduce.attacks import full_float32
+from reproduce.checks import flag, of_kind, shown
+from reproduce.checks import number as check_number
 from reproduce.papers.units import Measurement, Models, Network
 from reproduce.records import Record, Run
 from reproduce.training import Interrupted, Progress, has_bfloat16, training_steps
@@ -54,6 +56,8 @@ class Stop:
     SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGALRM")
 
     def __init__(self, budget_s: float | None = None) -> None:
+        if budget_s is not None:
+            check_number("budget_s", budget_s, 0, 366 * 86_400)
         self.asked, self._anywhere, self._budget_s = False, False, budget_s
 
     def __enter__(self) -> Stop:
@@ -101,6 +105,7 @@ def device_name(autocast: bool = False) -> str:
 
     Args: autocast: whether bfloat16 is asked for; the name says so where float32 takes its place.
     """
+    flag("autocast", autocast)
     without = ", no bfloat16" if autocast and not has_bfloat16(device()) else ""
     if torch.cuda.is_available():
         return f"{torch.cuda.get_device_name()}{without}"
@@ -201,10 +206,15 @@ def run(unit: Unit, stop: Stop, report: Report = lambda unit, progress: None) ->
              a later call resumes. OSError: no data, or no room to write. NoWeights: of a network
              that was trained elsewhere. Whatever else made it fail, after a record of that.
     """
+    of_kind("unit", unit, (Network, Measurement))
+    of_kind("stop", stop, Stop)
+    if not callable(report):
+        raise TypeError(f"report is {shown(report)}; give a function of a unit and its progress")
     record = records.find(unit)
     if record is not None:
         if isinstance(unit, Network):
             _keep_weights(unit)  # a process may have been killed between the record and these
+            _checkpoint(unit).unlink(missing_ok=True)
         return record
     for network in unit.needs():
         run(network, stop, report)

@@ -6,9 +6,11 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import stat
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import safetensors
@@ -45,6 +47,7 @@ def create_bytes(path: Path, content: bytes) -> None:
 def _put(path: Path, content: bytes, place: Callable[[str, Path], None]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_orphans(path.parent.iterdir())
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
@@ -63,6 +66,24 @@ def _put(path: Path, content: bytes, place: Callable[[str, Path], None]) -> None
         reason = error.strerror or str(error)
         message = f"cannot write {path}: {reason}; free space or choose another folder"
         raise OSError(error.errno, message) from None
+
+
+# A file on its way, of this module's making or of tempfile's for check_writable.
+_TEMPORARY = re.compile(r"\.(.+\.|try-)[a-z0-9_]{8}")
+ORPHANED_S = 3_600.0  # after which nobody is writing a file any more
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left on its way, an hour ago or earlier, at any depth."""
+    _remove_orphans(folder.rglob(".*"))
+
+
+def _remove_orphans(files: Iterable[Path]) -> None:
+    for file in files:
+        if _TEMPORARY.fullmatch(file.name):
+            with contextlib.suppress(OSError):  # another one was faster, or it is not ours
+                if time.time() - file.stat().st_mtime > ORPHANED_S:
+                    file.unlink()
 
 
 def _umask() -> int:
@@ -119,6 +140,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     Raises: FileNotFoundError. Damaged: the file is truncated, changed or something else.
     """
     if not path.is_file():
+        if path.exists():
+            raise Damaged(f"{path} is no regular file; remove it to start afresh")
         raise FileNotFoundError(f"no file {path}")
     try:
         with safetensors.safe_open(str(path), "pt") as file:
@@ -126,7 +149,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         meta = json.loads(header["meta"])
         whole = header["sha256"] == _digest(tensors_sha256(tensors), header["meta"])
-    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+    except (safetensors.SafetensorError, KeyError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise Damaged(f"{path} is damaged ({reason}); delete it to start afresh") from None
     if not whole:

@@ -20,7 +20,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reproduce.attacks import PGD, Attack, perturb, seeded
-from reproduce.checks import check_uint8, choice, flag, number, settle, shown, whole
+from reproduce.checks import (
+    check_module,
+    check_uint8,
+    choice,
+    flag,
+    number,
+    of_kind,
+    settle,
+    shown,
+    whole,
+)
+from reproduce.checks import seed as check_seed
 from reproduce.data import crop_and_flip, epoch_order, to_float
 from reproduce.models import folded
 from reproduce.quantizers import DynamicQuantizer
@@ -132,6 +143,7 @@ def has_bfloat16(device: torch.device) -> bool:
     GPUs do from the Ampere generation on, x86 processors with AVX512_BF16 (those with AMX have it,
     too), Arm's with BF16.
     """
+    of_kind("device", device, torch.device)
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if not torch.backends.mkldnn.is_available():
@@ -143,12 +155,16 @@ def has_bfloat16(device: torch.device) -> bool:
 
 def precision(settings: Settings, device: torch.device) -> torch.dtype:
     """In what a device trains: bfloat16 if `autocast` asks for it and the device has it."""
+    of_kind("settings", settings, Settings)
+    of_kind("device", device, torch.device)
     wanted = settings.autocast and has_bfloat16(device)
     return torch.bfloat16 if wanted else torch.float32
 
 
 def derived_seed(*parts: int | str) -> int:
     """A 63-bit seed that depends on every part."""
+    for part in parts:
+        of_kind("part", part, (int, str))
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
@@ -263,7 +279,12 @@ def training_steps(
     Source: DQA, Eq. 7 and 10; Double quantization, section IV-A.
     """
     check_uint8(images, labels)
-    number("checkpoint_s", checkpoint_s)
+    check_module("model", model)
+    of_kind("settings", settings, Settings)
+    seed, checkpoint_s = check_seed("seed", seed), number("checkpoint_s", checkpoint_s)
+    of_kind("key", key, str)
+    if checkpoint is not None:
+        of_kind("checkpoint", checkpoint, Path)
     device = next(model.parameters()).device
     images, labels = images.to(device), labels.to(device)
     if settings.autocast:
@@ -353,6 +374,8 @@ def _step(
             sums = _gradients(model, settings, attack, (x, y), attack_seed)
         if not abs(sums["loss"]) < float("inf"):
             raise FloatingPointError(f"the loss is {sums['loss']}")
+    except IndexError:  # PyTorch's of a loss, on a CPU
+        raise ValueError(f"a label is {y.max().item()}; the model has fewer classes") from None
     except FloatingPointError as error:
         total = settings.epochs * steps_per_epoch
         raise FloatingPointError(

@@ -345,7 +345,7 @@ def test_a_paired_difference_is_that_of_the_discordant_pairs(pairs):
 
 @pytest.mark.parametrize("bits", [[5, 7], [0.5], [[True]], "yes"])
 def test_what_is_no_bit_an_image_is_no_pair(bits):
-    with pytest.raises(TypeError, match="give bool, one an image"):
+    with pytest.raises(TypeError, match="give bool, one an image, in an array"):
         paired(bits, bits)
 
 

@@ -267,12 +267,13 @@ def test_every_field_of_an_evaluation_its_attack_and_its_view_changes_the_key():
 
 
 def test_a_measurement_depends_on_its_network_by_key_alone():
-    @dataclass(frozen=True)
-    class Stranger:
+    @dataclass(frozen=True, kw_only=True)
+    class Stranger(Network):
         key: ClassVar[str] = network().key
         folder: ClassVar[str] = "elsewhere"
 
-    assert evaluation(network=Stranger()).key == evaluation().key
+    stranger = Stranger(dataset="digits", scale="smoke", seed=0)
+    assert evaluation(network=stranger).key == evaluation().key
 
 
 if __name__ == "__main__":

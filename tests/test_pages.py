@@ -108,6 +108,19 @@ def test_a_page_names_no_folder_and_no_name_of_the_machine_that_made_it(path):
     assert len(host) < 6 or host not in text
 
 
+def test_the_site_names_no_folder_and_no_name_of_the_machine_that_built_it():
+    built = [f for f in (ROOT / "_build" / "html").rglob("*") if f.suffix in (".html", ".js")]
+    if not built:
+        pytest.skip("the site is not built: _build/html is not there")
+    host, named = socket.gethostname(), []
+    for file in built:
+        text = file.read_text(encoding="utf-8", errors="replace")
+        private = re.search(r"(?<![\w./])/(?:root|home|work|Users|tmp)/\w+", text)
+        if private or str(ROOT) in text or (len(host) >= 6 and host in text):
+            named.append(str(file.relative_to(ROOT)))
+    assert not named
+
+
 @pytest.mark.parametrize("path", PAGES, ids=stem)
 def test_every_figure_has_a_text_for_those_who_do_not_see_it(path):
     pasted = prose(path)

@@ -171,7 +171,7 @@ def test_a_pickle_is_refused_and_never_run(tmp_path, write):
     assert not sprung.exists()
 
 
-@pytest.mark.parametrize("name", ["absent", "."])
+@pytest.mark.parametrize("name", ["absent", "dangling"])
 def test_what_is_no_file_is_not_found(tmp_path, name):
     with pytest.raises(FileNotFoundError, match=str(tmp_path)):
         storage.load_tensors(tmp_path / name)

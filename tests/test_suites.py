@@ -407,7 +407,7 @@ def test_the_readings_are_chosen_on_training_images_that_no_network_was_trained_
 
 def test_a_trial_measures_nothing_twice():
     for network, trial in trials():
-        found = [replace(m, name="") for m in trial.values()]
+        found = [replace(m, name="same") for m in trial.values()]
         assert all(found.count(one) == 1 for one in found), network.slug
 
 
@@ -432,7 +432,7 @@ def test_transfer_attacks_come_from_the_control_and_walk_all_the_way():
 def test_an_informed_network_goes_through_the_trial_of_the_plain_one():
     def shown(network) -> dict:
         found = registry.suites(network)["trial"]
-        return {name: replace(m, network=plain, name="") for name, m in found.items()}
+        return {name: replace(m, network=plain, name="same") for name, m in found.items()}
 
     plain = dqa.network("mnist", "fixed", 1, mixed=True)
     assert shown(dqa.informed("mnist", "fixed", 1)) == shown(plain)

@@ -14,7 +14,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from reproduce.checks import check_floats
+from reproduce.checks import check_floats, check_module, kind, of_kind, shown
 from reproduce.checks import seed as check_seed
 from reproduce.quantizers import Backward, DynamicQuantizer, FixedQuantizer, check_backward
 
@@ -24,6 +24,8 @@ Perturb = Callable[[Tensor, Tensor], Tensor]
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed the global generators, which torchattacks and dropout use, and put them back."""
+    seed = check_seed("seed", seed)
+    of_kind("device", device, torch.device)
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
@@ -137,6 +139,7 @@ def answers_watched(model: nn.Module, labels: Tensor) -> Iterator[None]:
 
 def check_model(model: nn.Module, device: torch.device) -> None:
     """Raise TypeError unless the weights are float32, ValueError unless they are on `device`."""
+    check_module("model", model)
     for p in model.parameters():
         if p.is_floating_point() and p.dtype != torch.float32:
             raise TypeError(f"the model's weights are {p.dtype}; give model.float()")
@@ -174,7 +177,9 @@ def under_attack(
 def check_rule(backward: Backward | None, temperature: float | None) -> None:
     """Raise ValueError for a rule or a temperature that `bpda` would not take."""
     if backward is None and temperature is not None:
-        raise ValueError(f"temperature is {temperature!r} without a rule; give backward as well")
+        raise ValueError(
+            f"temperature is {shown(temperature)} without a rule; give backward as well"
+        )
     rule = "zero" if backward is None else backward
     check_backward(rule, 1.0 if temperature is None else temperature)
 
@@ -223,6 +228,11 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     >>> margin(torch.tensor([[3.0, 1.0], [0.0, 2.0]]), torch.tensor([0, 0])).tolist()
     [-2.0, 2.0]
     """
+    for name, tensor, dimensions in (("logits", logits, 2), ("labels", labels, 1)):
+        if not isinstance(tensor, Tensor) or tensor.ndim != dimensions:
+            raise TypeError(f"{name} are {kind(tensor)}; give logits (N, K) and labels (N,)")
+    if logits.device != labels.device or len(logits) != len(labels) or labels.dtype != torch.int64:
+        raise ValueError(f"labels are {kind(labels)}; give int64, one for each of {len(logits)}")
     right = logits.gather(1, labels[:, None]).squeeze(1)
     wrong = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
     return wrong - right
@@ -266,6 +276,8 @@ def perturb(model: nn.Module, attack: Attack, images: Tensor, labels: Tensor, se
     8.0
     """
     seed = check_seed("seed", seed)
+    if isinstance(attack, type) or not hasattr(attack, "attack"):
+        raise TypeError(f"attack is {shown(attack)}; give one of reproduce.attacks.KINDS")
     with under_attack(model, images, labels) as (images, labels):
         with seeded(seed, images.device):
             return attack.attack(model)(images, labels).detach()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from reproduce.attacks.base import (
     answers_watched,
+    check_model,
     eval_mode,
     full_float32,
     perturb,
@@ -17,7 +18,7 @@ from reproduce.attacks.base import (
     under_attack,
 )
 from reproduce.attacks.gradient import AdaptivePGD
-from reproduce.checks import check_images
+from reproduce.checks import check_floats, check_images
 from reproduce.checks import seed as check_seed
 from reproduce.quantizers import DynamicQuantizer, FixedQuantizer
 
@@ -33,7 +34,9 @@ def flags(model: nn.Module, images: Tensor) -> dict[str, bool]:
     Args: model: in the mode in which it answers. images: (N, C, H, W) float32 in [0, 1].
     """
     check_images(images)
-    labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+    labels = torch.zeros(images.shape[:1], dtype=torch.int64, device=images.device)
+    check_floats(images, labels)
+    check_model(model, images.device)
     with answers_watched(model, labels), full_float32(), torch.no_grad():
         once, again = model(images), model(images)
     sums = torch.allclose(once.sum(1), torch.ones(len(once), device=once.device), atol=1e-4)
@@ -129,6 +132,7 @@ def false_labels(
     Returns: (N,) bool: the model named the false label.
     Source:  Kurakin et al. 2017 (label leaking), turned into a test.
     """
+    seed = check_seed("seed", seed)
     with under_attack(model, images, labels), torch.no_grad():
         classes = model(images[:1]).shape[1]
     generator = torch.Generator().manual_seed(seed)
@@ -158,6 +162,8 @@ def binarization_test(
     Source:  Zimmermann et al. 2022, with one boundary point.
     """
     check_images(images)
+    check_floats(images, torch.zeros(images.shape[:1], dtype=torch.int64, device=images.device))
+    check_model(model, images.device)
     seed = check_seed("seed", seed)
     radii = {a.eps_255 for a in attacks.values()}
     if len(radii) != 1:

@@ -64,7 +64,7 @@ def audit(
     if surrogates and differentiable is not None:
         raise ValueError("surrogates and differentiable are both given; give one of them")
     eps = inputs.checked_eps(eps)
-    batch_size, seed = checks.whole("batch_size", batch_size, 1), checks.seed("seed", seed)
+    batch_size, seed = checks.whole("batch_size", batch_size, 1, 2**31), checks.seed("seed", seed)
     if time_budget_s is not None:
         checks.number("time_budget_s", time_budget_s)
     with torch.inference_mode(False):

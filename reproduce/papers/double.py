@@ -16,15 +16,16 @@ from torch import Tensor, nn
 
 from reproduce import data, models
 from reproduce.attacks import PGD, AdaptivePGD, Noise, Square, full_float32, perturb
+from reproduce.checks import check_fields, choice, flag, shown, whole
 from reproduce.dither import bayer, floyd_steinberg, jarvis_judice_ninke
 from reproduce.papers.diagnostics import Diagnostics
-from reproduce.papers.dqa import check_seed
 from reproduce.papers.units import (
     AsTrained,
     Evaluation,
     Measurement,
     Network,
     Outcome,
+    check_where,
     seeded_build,
 )
 from reproduce.pipeline import DoubleQuantizer
@@ -35,8 +36,15 @@ KINDS = (*((b, d) for b in range(1, 8) for d in (False, True)), (8, False))
 HALFTONES = {None: floyd_steinberg, "bayer": bayer, "jjn": jarvis_judice_ninke}
 
 
+def _check_kind(bits: int, dithered: bool, halftone: str | None = None) -> None:
+    whole("bits", bits, 1, 8)
+    flag("dithered", dithered)
+    choice("halftone", halftone, Literal["bayer", "jjn"], optional=True)
+
+
 def kind_name(bits: int, dithered: bool, halftone: str | None = None) -> str:
     """One of the 15 kinds of image, "1bit", "1bit-dithered", ... "8bit", or such as "1bit-jjn"."""
+    _check_kind(bits, dithered, halftone)
     return f"{bits}bit" + (f"-{halftone or 'dithered'}" if dithered else "")
 
 
@@ -47,6 +55,7 @@ def quantised(images: Tensor, bits: int, dithered: bool, halftone: str | None = 
              Floyd and Steinberg's as released, else one of HALFTONES.
     Returns: (N, C, H, W) float32 in [0, 1].
     """
+    _check_kind(bits, dithered, halftone)
     if dithered:
         images = HALFTONES[halftone](images, bits)
     return linear_quantize(data.to_float(images), bits)
@@ -69,6 +78,11 @@ class ImageNetwork(Network):
     halftone: str | None = None
 
     kind: ClassVar[str] = "double-quantization"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_kind(self.bits, self.dithered, self.halftone)
+
     paper: ClassVar[str] = "double-quantization"
 
     @property
@@ -146,19 +160,20 @@ def network(
     Raises: ValueError: bits outside 1..8, 8 bits dithered, an unknown scale or halftone, a halftone
             without dithering.
     """
-    check_seed(seed)
+    check_where(scale, seed)
     if scale not in RECIPES:
         raise ValueError(f"scale is {scale!r}; choose one of {', '.join(RECIPES)}")
     proper = type(bits) is int and type(dithered) is bool  # True is 1 and 2.0 is 2 in Python
     if not proper or (bits, dithered) not in KINDS:
         raise ValueError(
-            f"bits={bits!r}, dithered={dithered!r} is none of the 15 models; "
+            f"bits={shown(bits)}, dithered={shown(dithered)} is none of the 15 models; "
             "bits is 1..7 with or without dithering, or 8 without"
         )
-    if halftone not in HALFTONES or (halftone and not dithered):
+    text_ = halftone is None or isinstance(halftone, str)
+    if not text_ or halftone not in HALFTONES or (halftone and not dithered):
         others = ", ".join(filter(None, HALFTONES))
         raise ValueError(
-            f"halftone is {halftone!r} with dithered={dithered!r}; "
+            f"halftone is {shown(halftone)} with dithered={dithered!r}; "
             f"give None, or {others} with dithered=True"
         )
     what = {"bits": bits, "dithered": dithered, "halftone": halftone}
@@ -192,6 +207,7 @@ SEEDS = {"smoke": 1, "laptop": 3, "paper": 5}
 
 def networks(scale: str, seed: int) -> Iterator[ImageNetwork]:
     """The 15 models of Tables I and II."""
+    check_where(scale, seed)
     if scale in RECIPES:
         for bits, dithered in KINDS:
             yield network(bits, dithered, seed=seed, scale=scale)
@@ -199,6 +215,7 @@ def networks(scale: str, seed: int) -> Iterator[ImageNetwork]:
 
 def halftone_networks(scale: str, seed: int) -> Iterator[ImageNetwork]:
     """Two depths with each other halftone, for seed 0."""
+    check_where(scale, seed)
     if scale in RECIPES and scale != "smoke" and not seed:
         for bits in (1, 2):
             for halftone in filter(None, HALFTONES):
@@ -207,6 +224,7 @@ def halftone_networks(scale: str, seed: int) -> Iterator[ImageNetwork]:
 
 def hardened_networks(scale: str, seed: int) -> Iterator[HardenedNetwork]:
     """The best kind of the paper's and its control, for seed 0."""
+    check_where(scale, seed)
     if scale in RECIPES and not seed:
         for bits, dithered in HARDENED_KINDS:
             yield hardened(bits, dithered, seed=seed, scale=scale)
@@ -238,6 +256,10 @@ class Filtered(AsTrained):
     rounding: Rounding | None = None
 
     kind: ClassVar[str] = "filtered"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_kind(self.bits, self.dithered, self.halftone)
 
     def judge(self, model):
         dithers = self.dithered and self.noise == "before"
@@ -281,6 +303,8 @@ TABLE_BATCH = {"smoke": 125, "laptop": 125, "paper": 1_000}
 
 def paper_attack(scale: str, eps_255: float = 8) -> PGD:
     """The paper's PGD, of 20 steps but in smoke tests."""
+    if not isinstance(scale, str) or scale not in PAPER_STEPS:
+        raise ValueError(f"scale is {shown(scale)}; choose one of {', '.join(PAPER_STEPS)}")
     return PGD(eps_255, 2, PAPER_STEPS[scale], random_start=False)
 
 
@@ -337,6 +361,9 @@ class Budget:
     examined: int = 100
     binarised: int = 50
     shown: int = 10
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 BUDGETS = {

@@ -25,6 +25,8 @@ from reproduce.attacks import (
     Noise,
     Square,
 )
+from reproduce.checks import check_fields, check_text, choice, of_kind, settle, whole
+from reproduce.checks import shown as as_shown
 from reproduce.papers.diagnostics import AttackedImages, Diagnostics, Features
 from reproduce.papers.units import (
     Agreement,
@@ -34,6 +36,7 @@ from reproduce.papers.units import (
     Norms,
     OneByOne,
     answers,
+    check_where,
     seeded_build,
 )
 from reproduce.quantizers import activation as activation_layer
@@ -44,6 +47,7 @@ ACTIVATIONS = (("relu", None), *((kind, b) for b in (1, 2, 3) for kind in ("fixe
 
 def cell(activation: str, bits: int | None) -> str:
     """A network of Tables 1 and 2: "relu", "fixed-1bit", ... "dynamic-3bit"."""
+    activation_layer(activation, bits)  # complains of both
     return activation + (f"-{bits}bit" if bits else "")
 
 
@@ -61,14 +65,17 @@ class ActivationNetwork(Network):
 
     activation: str
     bits: int | None
-    maximum: str = "batch"
-    source: str = "x"
+    maximum: Literal["batch", "image"] = "batch"
+    source: Literal["x", "tanh"] = "x"
     width: int | None = None
 
     kind: ClassVar[str] = "dqa"
     paper: ClassVar[str] = "dqa"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.width is not None:
+            settle(self, whole, "width", least=1, most=4_096)
         self._layer()
 
     @property
@@ -171,9 +178,10 @@ def network(
     Raises: ValueError: a data set that the scale does not have, or a bad activation, bits or seed.
             TypeError: bits that are no int, mixed that is no bool.
     """
-    check_seed(seed)
+    check_where(scale, seed)
     if type(mixed) is not bool:
-        raise TypeError(f"mixed is {mixed!r}; give True or False")
+        raise TypeError(f"mixed is {as_shown(mixed)}; give True or False")
+    check_text("dataset", dataset)
     recipe = RECIPES.get((dataset, scale))
     if recipe is None:
         have = ", ".join(f"{d} at {s}" for d, s in RECIPES)
@@ -184,14 +192,9 @@ def network(
     return ActivationNetwork(activation=activation, bits=bits, **where, **recipe)
 
 
-def check_seed(seed: int) -> None:
-    """Raise ValueError unless a seed is an int in 0..10**6."""
-    if type(seed) is not int or not 0 <= seed <= 10**6:
-        raise ValueError(f"seed is {seed!r}; it must be an int in 0..1000000")
-
-
 def undefended(base: ActivationNetwork) -> ActivationNetwork:
     """The same network trained on clean images alone (Table 3, first column)."""
+    of_kind("base", base, ActivationNetwork)
     return replace(base, training=replace(base.training, attack=None, clean_epochs=0))
 
 
@@ -204,6 +207,7 @@ READINGS = {
 
 def readings(base: ActivationNetwork) -> list[ActivationNetwork]:
     """A network of Table 1 under the other readings of the paper that READINGS lists."""
+    of_kind("base", base, ActivationNetwork)
     others = [
         replace(base, maximum="image"),
         replace(base, source="tanh"),
@@ -225,7 +229,7 @@ def informed(
 
     Raises: ValueError, TypeError: as `network`. ValueError: relu, which has nothing to know.
     """
-    if activation == "relu":
+    if isinstance(activation, str) and activation == "relu":
         raise ValueError("activation is 'relu'; choose fixed or dynamic")
     plain = network(dataset, activation, bits, seed=seed, scale=scale, mixed=True)
     attack = replace(plain.training.attack, **MAIN_RULE)
@@ -237,6 +241,7 @@ SEEDS = {"smoke": 1, "laptop": 3, "workstation": 1, "paper": 5}
 
 def networks(scale: str, seed: int) -> Iterator[ActivationNetwork]:
     """Tables 1 and 2; LeNet's, and Table 2 at workstation scale, in both readings of the risk."""
+    check_where(scale, seed)
     for dataset, at in RECIPES:
         if at == scale:
             both = dataset in ("digits", "mnist") or scale == "workstation"
@@ -251,6 +256,7 @@ def other_networks(scale: str, seed: int) -> Iterator[ActivationNetwork]:
     The readings are of networks trained on clean and adversarial examples mixed: those trained on
     adversarial examples alone often collapse, and then no difference between readings shows.
     """
+    check_where(scale, seed)
     if seed or scale == "workstation":
         return
     for base in networks(scale, seed):
@@ -266,6 +272,7 @@ def other_networks(scale: str, seed: int) -> Iterator[ActivationNetwork]:
 
 def informed_networks(scale: str, seed: int) -> Iterator[ActivationNetwork]:
     """The six quantised networks of Table 1 against an attack that knows them, for seed 0."""
+    check_where(scale, seed)
     dataset = "digits" if scale == "smoke" else "mnist"
     if not seed and (dataset, scale) in RECIPES:
         for activation, bits in ACTIVATIONS[1:]:
@@ -364,6 +371,9 @@ class Budget:
     auto_queries: int = 5_000
     examined: int = 100
     binarised: int = 50
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 BUDGETS = {
@@ -558,6 +568,11 @@ class Substitute(Network):
     width: int
 
     kind: ClassVar[str] = "substitute"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        settle(self, whole, "width", least=1, most=4_096)
+
     paper: ClassVar[str] = "dqa"
 
     @property
@@ -589,9 +604,8 @@ def substitute(target: ActivationNetwork, architecture: str) -> Substitute:
 
     Raises: ValueError: an unknown architecture, or a target that is no ResNet.
     """
-    if architecture not in ARCHITECTURES:
-        allowed = ", ".join(ARCHITECTURES)
-        raise ValueError(f"architecture is {architecture!r}; choose one of {allowed}")
+    of_kind("target", target, ActivationNetwork)
+    choice("architecture", architecture, Literal["vgg16", "alexnet"])
     if target.width is None or target.scale not in _EPOCHS:
         raise ValueError(f"{target.slug} has no substitutes; they are for ResNets of Table 2")
     training = Settings(

@@ -10,11 +10,40 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
 
 from reproduce.attacks import PGD, perturb
+from reproduce.checks import (
+    check_images,
+    check_module,
+    check_uint8,
+    flag,
+    kind,
+    of_kind,
+    shown,
+    whole,
+)
 from reproduce.data import to_float
 from reproduce.evaluation import batch_seed
 from reproduce.quantizers import DynamicQuantizer, FixedQuantizer
 
 NEIGHBOURS = 10
+
+
+def _check(features: np.ndarray, labels: np.ndarray | None = None, least: int = 2) -> None:
+    """Raise TypeError, ValueError: no finite (N, D), N at least so many, or labels not one each."""
+    of_kind("features", features, np.ndarray)
+    if features.ndim != 2 or len(features) < least or features.dtype.kind not in "fiu":
+        raise ValueError(f"features are {shown(features)}; give numbers (N, D), N from {least} on")
+    if not np.isfinite(features).all():
+        raise ValueError("features hold NaN or infinity")
+    if labels is not None:
+        of_kind("labels", labels, np.ndarray)
+        if labels.shape != (len(features),) or labels.dtype.kind not in "iu":
+            raise ValueError(f"labels are {shown(labels)}; give {len(features)} whole numbers")
+
+
+def _check_images(name: str, images: Tensor) -> None:
+    check_images(images)
+    if images.ndim != 4:
+        raise ValueError(f"{name}: {kind(images)}; they must be (N, C, H, W)")
 
 
 def first_levels(model: nn.Module, image: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -24,6 +53,7 @@ def first_levels(model: nn.Module, image: Tensor) -> tuple[np.ndarray, np.ndarra
     Returns: levels (L,), ascending, rounded to 4 places; counts (L,). Both empty without quantiser.
     Source:  DQA, Fig. 2.
     """
+    _check_images("image", image)
     layers = (m for m in model.modules() if isinstance(m, FixedQuantizer | DynamicQuantizer))
     seen = []
     for layer in list(layers)[:1]:
@@ -39,6 +69,7 @@ def first_levels(model: nn.Module, image: Tensor) -> tuple[np.ndarray, np.ndarra
 
 def last_inputs(model: nn.Module, images: Tensor) -> Tensor:
     """The last linear layer's input (N, D) for images (N, C, H, W), float32 in [0, 1]."""
+    _check_images("images", images)
     last = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
     seen = []
     handle = last.register_forward_pre_hook(lambda _m, x: seen.append(x[0]))
@@ -56,6 +87,8 @@ def knn_agreement(features: np.ndarray, labels: np.ndarray, k: int = NEIGHBOURS)
     Args:    features: (N, D). labels: (N,). k: 1..N - 1.
     Returns: in [0, 1]; with C equally frequent labels about 1 / C where features say nothing.
     """
+    _check(features, labels)
+    k = whole("k", k, 1, len(features) - 1)
     nearest = NearestNeighbors(n_neighbors=k).fit(features.astype(np.float64))
     index = nearest.kneighbors(return_distance=False)
     return float((labels[index] == labels[:, None]).mean())
@@ -69,6 +102,9 @@ def silhouette(features: np.ndarray, labels: np.ndarray) -> float:
     Returns: in [-1, 1]; about 0 where classes overlap.
     Source:  Rousseeuw 1987.
     """
+    _check(features, labels)
+    if not 1 < len(np.unique(labels)) < len(labels):
+        raise ValueError(f"labels hold {len(np.unique(labels))} classes; give 2 to N - 1")
     return float(silhouette_score(features.astype(np.float64), labels))
 
 
@@ -80,6 +116,7 @@ def tsne(features: np.ndarray) -> np.ndarray:
     Args:   features: (N, D), N at least 4.
     Source: van der Maaten and Hinton 2008.
     """
+    _check(features, least=4)
     if not np.ptp(features, axis=0).any():
         return np.zeros((len(features), 2), np.float32)
     perplexity = min(30.0, (len(features) - 1) / 3)
@@ -105,6 +142,9 @@ def measure(
     Returns: "first/levels", "first/counts"; "knn/*", "silhouette/*" for * in clean and pgd; with
              `maps` also "features/*" (N, D) float16, "tsne/*" (N, 2) and "features/labels" (N,).
     """
+    check_uint8(images, labels)
+    batch_size, maps = whole("batch_size", batch_size, 1, 2**31), flag("maps", maps)
+    check_module("model", model)
     device = next(model.parameters()).device
     levels, counts = first_levels(model, to_float(images[:1].to(device)))
     seen: dict[str, list[Tensor]] = {"clean": [], "pgd": []}

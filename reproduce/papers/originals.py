@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reproduce import data, models
+from reproduce.checks import check_text, number, settle, shown, whole
 from reproduce.dither import floyd_steinberg
 from reproduce.papers.double import (
     KINDS,
@@ -61,6 +62,7 @@ def authors_file(name: str) -> Path:
 
     Raises: NoAuthors: with the commands that get it.
     """
+    check_text("name", name)
     folder = os.environ.get("REPRODUCE_AUTHORS")
     if folder:
         root = Path(folder).expanduser()
@@ -109,8 +111,10 @@ class OriginalNetwork(ImageNetwork):
 
 def original(bits: int, dithered: bool) -> OriginalNetwork:
     """A row of Tables I and II. Raises: ValueError: none of the 15."""
-    if (bits, dithered) not in SHA256:
-        raise ValueError(f"bits={bits!r}, dithered={dithered!r} is none of the 15 models")
+    proper = type(bits) is int and type(dithered) is bool
+    if not proper or (bits, dithered) not in SHA256:
+        both = f"bits={shown(bits)}, dithered={shown(dithered)}"
+        raise ValueError(f"{both} is none of the 15 models")
     where = {"dataset": "cifar10", "scale": "original", "seed": 0}
     return OriginalNetwork(bits=bits, dithered=dithered, sha256=SHA256[bits, dithered], **where)
 
@@ -140,6 +144,12 @@ class Released(AsTrained):
     requantised: int | None = None
 
     kind: ClassVar[str] = "released"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        settle(self, whole, "bits", least=1, most=8)
+        if self.requantised is not None:
+            settle(self, whole, "requantised", least=1, most=8)
 
     def judge(self, model):
         model = _unfolded(model)
@@ -178,6 +188,10 @@ class ReleasedPGD:
 
     kind: ClassVar[str] = "pgd-released"
     family: ClassVar[str] = "gradient"
+
+    def __post_init__(self) -> None:
+        settle(self, number, "eps_255", "step_255")
+        settle(self, whole, "steps", least=1)
 
     @property
     def passes(self) -> float:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from reproduce.names import PAPERS, SCALES
+from reproduce.checks import of_kind, shown
+from reproduce.names import PAPERS, SCALES, SUITES
 from reproduce.papers import double, dqa, originals
 from reproduce.papers.double import HardenedNetwork, ImageNetwork
 from reproduce.papers.dqa import ActivationNetwork, Substitute
 from reproduce.papers.originals import OriginalNetwork
-from reproduce.papers.units import Measurement, Network
+from reproduce.papers.units import Measurement, Network, check_seed
 
 
 def networks(
@@ -20,10 +21,10 @@ def networks(
     Raises: ValueError: an unknown paper or scale, a bad seed.
     """
     for name, value, allowed in (("paper", paper, PAPERS), ("scale", scale, SCALES)):
-        if value is not None and value not in allowed:
-            raise ValueError(f"{name} is {value!r}; choose one of {', '.join(allowed)}")
+        if value is not None and not (isinstance(value, str) and value in allowed):
+            raise ValueError(f"{name} is {shown(value)}; choose one of {', '.join(allowed)}")
     if seed is not None:
-        dqa.check_seed(seed)
+        check_seed(seed)
     for at in SCALES if scale is None else (scale,):
         if paper in (None, "dqa"):
             for number in range(dqa.SEEDS.get(at, 0)) if seed is None else (seed,):
@@ -50,6 +51,7 @@ def _dqa_networks(scale: str, seed: int) -> Iterator[Network]:
 
 def suites(network: Network) -> dict[str, dict[str, Measurement]]:
     """{suite: {name: measurement}} of what the book says of a network."""
+    of_kind("network", network, Network)
     if isinstance(network, Substitute):
         return {"transfer": dqa.transfer(network)}
     if isinstance(network, ActivationNetwork):
@@ -77,6 +79,8 @@ def suites(network: Network) -> dict[str, dict[str, Measurement]]:
 
 def measurements(network: Network, suite: str | None = None) -> list[Measurement]:
     """Those of a network, or of one of its suites; each once."""
+    if suite is not None and not (isinstance(suite, str) and suite in SUITES):
+        raise ValueError(f"suite is {shown(suite)}; choose one of {', '.join(SUITES)}")
     unique: dict[tuple[str, str], Measurement] = {}
     for name, members in suites(network).items():
         if suite in (None, name):
@@ -87,6 +91,7 @@ def measurements(network: Network, suite: str | None = None) -> list[Measurement
 
 def is_of_a_table(network: Network) -> bool:
     """Whether a network stands in a table of a paper; the others are variations."""
+    of_kind("network", network, Network)
     if isinstance(network, ActivationNetwork):
         plain = {dqa.cell(*kind) + risk for kind in dqa.ACTIVATIONS for risk in ("", "-mixed")}
         return network.cell in plain

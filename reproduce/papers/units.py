@@ -16,7 +16,11 @@ from torch import Tensor, nn
 
 from reproduce import data, models, records
 from reproduce.attacks import DDN, ZOO, Attack, CarliniWagner, bpda, full_float32
+from reproduce.attacks.base import check_rule
+from reproduce.checks import check_fields, check_module, check_uint8, of_kind, settle, shown, whole
+from reproduce.checks import seed as drawn_from
 from reproduce.evaluation import batches, correct
+from reproduce.names import DATASETS, SCALES
 from reproduce.quantizers import Backward, FixedQuantizer
 from reproduce.training import Settings, derived_seed
 
@@ -32,7 +36,23 @@ class Outcome(NamedTuple):
     arrays: Mapping[str, np.ndarray] | None = None
 
 
+def check_where(scale: str, seed: int) -> None:
+    """Raise ValueError unless a scale is one of SCALES and a seed an int in 0..10**6."""
+    if not isinstance(scale, str) or scale not in SCALES:
+        raise ValueError(f"scale is {shown(scale)}; choose one of {', '.join(SCALES)}")
+    check_seed(seed)
+
+
+def check_seed(seed: int) -> None:
+    """Raise ValueError unless a seed is an int in 0..10**6."""
+    if type(seed) is not int or not 0 <= seed <= 10**6:
+        raise ValueError(f"seed is {shown(seed)}; it must be an int in 0..1000000")
+
+
 class _Keyed:
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     @cached_property
     def key(self) -> str:
         return records.key(records.configuration(self))
@@ -56,6 +76,14 @@ class Network(_Keyed):
     kind: ClassVar[str]
     paper: ClassVar[str]
     name: ClassVar[str] = "network"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_where(self.scale, self.seed)
+        if self.dataset not in DATASETS:
+            raise ValueError(f"dataset is {shown(self.dataset)}; choose one of {DATASETS}")
+        if self.train_images is not None:
+            settle(self, whole, "train_images", least=1)
 
     @property
     def cell(self) -> str:
@@ -123,6 +151,9 @@ class AsTrained:
 
     kind: ClassVar[str] = "as-trained"
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     def judge(self, model: nn.Module) -> nn.Module:
         """What answers."""
         return model
@@ -179,6 +210,13 @@ class Measurement(_Keyed):
     seed: int
 
     kind: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        settle(self, whole, "batch", least=1)
+        settle(self, drawn_from, "seed")
+        if self.images is not None:
+            settle(self, whole, "images", least=1)
 
     @property
     def folder(self) -> str:
@@ -255,6 +293,10 @@ class Norms(Measurement):
 
     kind: ClassVar[str] = "norms"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_rule(self.backward, self.temperature)
+
     def outcome(self, trained, dataset):
         model = self.view.judge(trained[self.network])
         device = next(model.parameters()).device
@@ -291,6 +333,9 @@ class Agreement(Measurement):
 
 def answers(model: nn.Module, images: Tensor) -> Tensor:
     """(N,) int64 on the CPU: the classes that a model in eval mode names for (N, C, H, W) uint8."""
+    check_module("model", model)
+    of_kind("images", images, Tensor)
+    check_uint8(images, torch.zeros(images.shape[:1], dtype=torch.int64))
     device = next(model.parameters()).device
     with torch.no_grad(), full_float32():
         parts = [model(data.to_float(x.to(device))).argmax(1) for x in images.split(500)]
@@ -299,6 +344,10 @@ def answers(model: nn.Module, images: Tensor) -> Tensor:
 
 def seeded_build(make, seed: int, part: str = "weights") -> nn.Module:
     """What `make` gives, its weights drawn from a seed of their own."""
+    if not callable(make):
+        raise TypeError(f"make is {shown(make)}; give what builds the network")
+    drawn_from("seed", seed)
+    of_kind("part", part, str)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(seed, part))
         return make()

@@ -17,9 +17,14 @@ Bits are empty where the paper uses full precision, also where it prints "32-bit
 
 from __future__ import annotations
 
+import hashlib
+import io
 from importlib.resources import files
 
 import pandas as pd
+
+from reproduce.checks import shown
+from reproduce.storage import Damaged
 
 SOURCES: dict[str, str] = {
     "dqa_table1": "DQA, Table 1",
@@ -35,6 +40,21 @@ SOURCES: dict[str, str] = {
     "double_quantization_text": "Double quantization, text",
 }
 NAMES: tuple[str, ...] = tuple(SOURCES)
+
+# The start of each file's sha256: an edit that is meant changes it here, too.
+_SHA256 = {
+    "dqa_table1": "5bdd8809776083d1",
+    "dqa_table2": "1f4f30760b7fc2c4",
+    "dqa_table3": "154734dfb9ea9172",
+    "dqa_table4": "97bb226c4360e62c",
+    "dqa_table5": "5722019aeb7712fb",
+    "dqa_table6": "918e94bb80f43f01",
+    "dqa_text": "ca53896a562704db",
+    "later_findings": "ce8089b7d7e2b4f3",
+    "double_quantization_table1": "bb00f318369598c3",
+    "double_quantization_table2": "3df041d937ec33a2",
+    "double_quantization_text": "2dfea44253eaa28f",
+}
 
 _DTYPES = {
     "section": str,  # else "5.1" becomes a number
@@ -52,9 +72,11 @@ def load(name: str) -> pd.DataFrame:
     Args:    name: one of `NAMES`; `SOURCES[name]` says which table of which paper.
     Returns: a row a printed cell: what identifies it, then `value` (float64, NaN where missing)
              and `unit`. Bits and `eps_255` are nullable Int64.
-    Raises:  ValueError: `name` is not in `NAMES`.
+    Raises:  ValueError: `name` is not in `NAMES`. Damaged: the file is cut, changed or another.
     """
-    if name not in SOURCES:
-        raise ValueError(f"unknown published table {name!r}: choose one of {', '.join(NAMES)}")
-    with (files(__name__) / f"{name}.csv").open(encoding="utf-8") as file:
-        return pd.read_csv(file, dtype=_DTYPES)
+    if not isinstance(name, str) or name not in SOURCES:
+        raise ValueError(f"unknown published table {shown(name)}: choose one of {', '.join(NAMES)}")
+    content = (files(__name__) / f"{name}.csv").read_bytes().replace(b"\r\n", b"\n")
+    if hashlib.sha256(content).hexdigest()[:16] != _SHA256[name]:
+        raise Damaged(f"the table {name}.csv is not the one of this version; restore it")
+    return pd.read_csv(io.BytesIO(content), dtype=_DTYPES)

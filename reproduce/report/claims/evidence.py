@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from reproduce.checks import check_fields, choice
 from reproduce.papers import double, dqa, originals
 from reproduce.papers.units import Network
 from reproduce.report import style
@@ -26,6 +27,11 @@ class Activations:
     activation: str
     bits: int | None = None
     role: Literal["", "undefended", "vgg16", "alexnet"] = ""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        choice("dataset", self.dataset, Literal["mnist", "cifar10", "digits", "patterns"])
+        dqa.cell(self.activation, self.bits)
 
     @property
     def name(self) -> str:
@@ -54,6 +60,9 @@ class Images:
 
     bits: int
     dithered: bool
+
+    def __post_init__(self) -> None:
+        double.kind_name(self.bits, self.dithered)
 
     @property
     def name(self) -> str:
