@@ -177,13 +177,9 @@ def test_every_scale_that_is_offered_has_networks_and_suites():
     everywhere, _, rest = offered.partition("; of dqa on cifar10 ")
     assert (everywhere, rest) == ("smoke, laptop, paper", "workstation, too")
     kind = {"activation": "fixed", "mixed": False, "dithered": True, "halftone": ""}
-    sets = {"smoke": ("digits", "patterns")}
-    wanted = [
-        (paper, dataset, scale)
-        for paper in registry.PAPERS
-        for scale in everywhere.split(", ")
-        for dataset in sets.get(scale, ("mnist", "cifar10"))
-    ]
+    real = ("mnist", "cifar10")
+    sets = {scale: real for scale in everywhere.split(", ")} | {"smoke": ("digits", "patterns")}
+    wanted = [(p, d, s) for p in registry.PAPERS for s, some in sets.items() for d in some]
     for paper, dataset, scale in (*wanted, ("dqa", "cifar10", "workstation")):
         one = notebook.network(paper, dataset, bits=2, scale=scale, seed=0, **kind)
         assert one.scale == scale and "table" in registry.suites(one)

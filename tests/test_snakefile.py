@@ -40,17 +40,3 @@ def test_a_suite_is_a_job_after_the_trainings_it_needs_and_what_is_done_is_none(
     assert len(found) == len(expected) and set(found) == expected
     runner.run(one, runner.Stop())
     assert set(planned(folders, *asked)) == expected - {f"network_{one.key}"}
-
-
-def test_a_job_that_was_begun_knows_its_mark_although_its_suite_is_half_done(folders):
-    network = next(n for n in registry.networks("dqa", "smoke", 0) if n.dataset == "digits")
-    planned(folders, f"table_{network.key}")
-    listing = folders / ".snakemake" / "jobs" / "listing.jsonl"
-    listed = listing.read_text()
-    runner.run(registry.measurements(network, "table")[0], runner.Stop())
-    command = [SNAKEMAKE, "--dry-run", "--snakefile", ROOT / "Snakefile", "--directory", folders,
-               "--cores", "1", "--mode", "subprocess", f"table_{network.key}",
-               "--config", f"python={sys.executable}"]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert listing.read_text() == listed and f"table_{network.key}" in done.stdout + done.stderr
