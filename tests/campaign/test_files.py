@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import fields
@@ -235,6 +237,15 @@ def test_a_full_disk_at_any_file_call_loses_nothing_and_leaves_nothing(
             assert not left_behind(), (number, call)
 
 
+KILLED = 9
+
+
+def die_at(number: int, after: bool) -> None:
+    """Work, and end at once before or after the file call of this number."""
+    at_call(pytest.MonkeyPatch(), number, lambda: os._exit(KILLED), after)
+    work()
+
+
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_a_kill_at_any_file_call_loses_nothing_and_leaves_nothing_for_ever(
     monkeypatch, tmp_path, whole, after
@@ -243,14 +254,9 @@ def test_a_kill_at_any_file_call_loses_nothing_and_leaves_nothing_for_ever(
     monkeypatch.setattr(storage, "ORPHANED_S", -1.0)  # as an hour later
     for number in tried:
         fresh(monkeypatch, tmp_path / str(number))
-        child = os.fork()
-        if not child:
-            at_call(monkeypatch, number, lambda: os._exit(9), after)
-            try:
-                work()
-            finally:
-                os._exit(0)
-        os.waitpid(child, 0)
+        code = f"from tests.campaign import test_files; test_files.die_at({number}, {after})"
+        root = Path(__file__).parents[2]  # a process of its own: torch's threads outlive no fork
+        assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == KILLED
         assert outcome() == expected, number
         storage.sweep(records.root())
         storage.sweep(storage.cache())
