@@ -76,7 +76,8 @@ def batches(
     images: Tensor, labels: Tensor, batch_size: int, seed: int
 ) -> Iterator[tuple[Tensor, Tensor, int]]:
     """Images and labels, so many at a time and in their order, and the attack's seed for them."""
-    parts = zip(images.split(batch_size), labels.split(batch_size), strict=True)
+    size = min(batch_size, max(1, len(images)))  # torch takes no size beyond 64 bits
+    parts = zip(images.split(size), labels.split(size), strict=True)
     for number, (x, y) in enumerate(parts):
         yield x, y, batch_seed(seed, number)
 

@@ -304,6 +304,7 @@ NOT_ASKED = {
     "auditing.signs.check": "by audit",
     "checks": "what all others are held to; tests/test_checks.py",
     "data.Dataset": "what load gives",
+    "evaluation.batches": "by correct",
     "kernels": "compiled formulas; by the quantisers and models",
     "records.Record": "what run gives; write checks it",
     "records.decoded": "by read",
