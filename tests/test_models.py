@@ -421,8 +421,10 @@ def test_folding_the_batch_normalisation_leaves_the_function_alone(build):
 )
 @pytest.mark.parametrize("value", [0, 1, -3, 2.0, "10", None, True])
 def test_impossible_sizes_are_refused_in_one_line(build, value):
-    with pytest.raises((ValueError, TypeError), match=f"num_classes is {value!r}.*at least 2"):
+    with pytest.raises(
+        (ValueError, TypeError), match=rf"num_classes is {value!r}.*in 2\.\.1000000"
+    ):
         build(num_classes=value)
     if build not in (models.lenet, models.resnet20) and value != 1:
-        with pytest.raises((ValueError, TypeError), match=f"width is {value!r}.*at least 1"):
+        with pytest.raises((ValueError, TypeError), match=rf"width is {value!r}.*in 1\.\.4096"):
             build(width=value)
