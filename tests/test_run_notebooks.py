@@ -112,8 +112,8 @@ def test_a_key_names_a_network_or_a_measurement():
     one = registry.suites(network)["trial"]["noise"]
     assert notebook.by_key(network.key) == network
     assert (notebook.by_key(one.key).key, notebook.by_key(one.key).folder) == (one.key, one.folder)
-    with pytest.raises(ValueError, match="no unit has the key '0badkey0'"):
-        notebook.by_key("0badkey0")
+    with pytest.raises(ValueError, match="no unit has the key '0badcafe'"):
+        notebook.by_key("0badcafe")
 
 
 def test_a_unit_at_which_another_process_is_is_waited_for(capsys, monkeypatch):
