@@ -63,7 +63,7 @@ test-engine: env
 	$(BIN)/pytest tests/test_snakefile.py tests/engine
 
 clean:
-	rm -rf _build build .snakemake .pytest_cache .ruff_cache .hypothesis
+	rm -rf _build build .snakemake .pytest_cache .ruff_cache .mypy_cache .hypothesis tests/browser/node_modules
 	find reproduce tests notebooks benchmarks book -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
 env: $(VENV)/installed

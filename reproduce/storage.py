@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import stat
 import tempfile
 import time
@@ -48,7 +47,7 @@ def _put(path: Path, content: bytes, place: Callable[[str, Path], None]) -> None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_orphans(path.parent.iterdir())
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_PART)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
@@ -68,8 +67,7 @@ def _put(path: Path, content: bytes, place: Callable[[str, Path], None]) -> None
         raise OSError(error.errno, message) from None
 
 
-# A file on its way, of this module's making or of tempfile's for check_writable.
-_TEMPORARY = re.compile(r"\.(.+\.|try-)[a-z0-9_]{8}")
+_PART = ".reproduce-part"  # of a file on its way: nobody else's bears such a name
 ORPHANED_S = 3_600.0  # after which nobody is writing a file any more
 
 
@@ -80,7 +78,7 @@ def sweep(folder: Path) -> None:
 
 def _remove_orphans(files: Iterable[Path]) -> None:
     for file in files:
-        if _TEMPORARY.fullmatch(file.name):
+        if file.name.startswith(".") and file.name.endswith(_PART):
             with contextlib.suppress(OSError):  # another one was faster, or it is not ours
                 if time.time() - file.stat().st_mtime > ORPHANED_S:
                     file.unlink()
@@ -161,7 +159,7 @@ def check_writable(folder: Path) -> None:
     """Raise OSError, with the reason, where no file can be written to a folder; it is made."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".try-"):
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".try-", suffix=_PART):
             pass
     except OSError as error:
         reason = error.strerror or str(error)

@@ -114,6 +114,16 @@ def test_ddn_finds_the_distance_to_a_plane_from_any_first_norm(init_eps):
     assert (found.norms <= 1.05 * distance).all()
 
 
+def test_more_steps_of_ddn_break_no_fewer_images_and_end_no_further_away():
+    torch.manual_seed(0)
+    layers = nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)
+    model, x = nn.Sequential(*layers).eval(), torch.rand(60, 1, 8, 8)
+    y = model(x).argmax(1)
+    few, many = (DDN(steps).run(model, x, y, seed=0) for steps in (50, 500))
+    assert few.success.all() and many.success.all()
+    assert (many.norms <= 1.01 * few.norms).all()
+
+
 def test_ddn_breaks_images_that_a_search_over_c_leaves_standing():
     # Of too few values none is large enough.
     model, x, y, _ = linear("inside")

@@ -330,14 +330,19 @@ def test_the_time_left_is_the_work_left_at_the_speed_of_what_was_run(capsys, few
     assert capsys.readouterr().out.splitlines()[1].endswith(f"{minutes:.0f} min")
 
 
-def test_status_removes_what_a_killed_process_left_on_its_way_an_hour_ago(capsys, few):
-    old, new = (records.root() / "x" / f".network.json.{end}" for end in ("abcdefgh", "12345678"))
+def test_status_removes_what_a_killed_process_left_on_its_way_an_hour_ago_and_no_others_file(
+    capsys, few
+):
+    names = (".network.json.abcdefgh.reproduce-part", ".network.json.12345678.reproduce-part",
+             ".env.template", ".network.json.abcdefgh")  # fmt: skip
+    old, new, *others = (records.root() / "x" / name for name in names)
     old.parent.mkdir(parents=True)
-    for file in (old, new):
+    for file in (old, new, *others):
         file.touch()
-    os.utime(old, (0, 0))
+        if file != new:
+            os.utime(file, (0, 0))
     assert cli.main(["status"]) == 0
-    assert not old.exists() and new.exists()
+    assert not old.exists() and new.exists() and all(file.exists() for file in others)
 
 
 def test_a_damaged_record_ends_with_code_2_and_one_line(capsys, few):
