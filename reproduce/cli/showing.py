@@ -13,7 +13,7 @@ from reproduce import records
 from reproduce.cli.units import columns, duration, the_key
 from reproduce.evaluation import paired, wilson
 from reproduce.papers import registry
-from reproduce.papers.dqa import ActivationNetwork
+from reproduce.papers.dqa import ActivationNetwork, HeldOut
 from reproduce.papers.units import Network
 from reproduce.records import Record
 from reproduce.report.results import Results, met_by_both
@@ -74,11 +74,7 @@ def show(args: argparse.Namespace) -> int:
         said |= _came_out(one.record) | _cost(one.record)
     if one.failed:
         said["failed"] = [error.partition("\n")[0] for error in one.failed]
-    if args.json:
-        print(json.dumps(said))
-        return 0
-    for name, value in _flat(said):
-        columns(name, value, widths=(28, 0))
+    _print(said, as_json=args.json)
     return 0
 
 
@@ -126,6 +122,14 @@ def _cost(record: Record) -> dict:
     return {"cost": cost | when, "file": str(record.path)}
 
 
+def _print(said: dict, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(said))
+        return
+    for name, value in _flat(said):
+        columns(name, value, widths=(28, 0))
+
+
 def _flat(said: dict, above: str = "") -> list[tuple[str, str]]:
     """Nested values as (dotted name, text)."""
     lines = []
@@ -161,11 +165,7 @@ def compare(args: argparse.Namespace) -> int:
     alone = {one.key: int((first & ~second).sum()), other.key: int((second & ~first).sum())}
     points = {"points": difference, "low": difference - margin, "high": difference + margin}
     said |= {"right alone": alone, "difference": points}
-    if args.json:
-        print(json.dumps(said))
-        return 0
-    for name, value in _flat(said):
-        columns(name, value, widths=(28, 0))
+    _print(said, as_json=args.json)
     return 0
 
 
@@ -187,5 +187,11 @@ def _same_images(one: Named, other: Named) -> tuple[np.ndarray, np.ndarray]:
     kinds = {each.record.configuration["kind"] for each in pair}
     if len(kinds) > 1 and "agreement" in kinds:
         raise ValueError(f"only one of {one.key} and {other.key} asks whether two networks agree")
+    # Held-out images are training images, from a number on that is the network's.
+    starts = {
+        each.unit.network.train_images if isinstance(each.unit, HeldOut) else None for each in pair
+    }
+    if len(starts) > 1:
+        raise ValueError(f"{one.key} and {other.key} are of other images: held-out ones and others")
     few = min(each.record.total for each in pair)
     return one.record.bits[:few], other.record.bits[:few]
