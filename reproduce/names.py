@@ -4,4 +4,4 @@ before torch is there."""
 DATASETS = ("mnist", "cifar10", "digits", "patterns")
 PAPERS = ("dqa", "double-quantization")
 SCALES = ("smoke", "laptop", "workstation", "paper", "original")
-SUITES = ("table", "held-out", "trial", "file", "shown", "norms", "transfer", "checks")
+SUITES = ("table", "trial", "file", "shown", "norms", "transfer", "checks")

@@ -13,7 +13,7 @@ import torch
 
 from reproduce import cli, records, runner
 from reproduce.evaluation import paired, wilson
-from reproduce.papers import dqa, registry
+from reproduce.papers import registry
 from reproduce.report.catalogue import TABLES
 from tests.test_cli import TINY, breaks, few, suite
 
@@ -139,21 +139,6 @@ def test_compare_refuses_what_has_no_common_images(capsys, few):
     record.dataset = records.find(TINY[0]).dataset
     records.write(record)
     assert "(network) has no bits" in refused(capsys, "compare", record.key, TINY[2].key)
-
-
-def test_compare_refuses_held_out_images_beside_those_of_the_test_set(capsys):
-    suites = registry.suites(dqa.network("cifar10", "relu", None, scale="workstation"))
-    units = suites["held-out"]["clean"], suites["held-out"]["pgd"], suites["table"]["clean"]
-    run = records.Run(wall_s=3.0, device="an abacus", versions={}, commit=None, dirty=None,
-                      created="2026-01-02T03:04:05")  # fmt: skip
-    for unit in units:
-        records.write(records.Record(
-            folder=unit.folder, name=unit.name, run=run, bits=np.ones(4, bool),
-            configuration=records.configuration(unit), dataset={"name": "cifar10", "sha256": "1"},
-        ))  # fmt: skip
-    held, attacked, tested = (unit.key for unit in units)
-    assert said(capsys, "compare", held, attacked)["images"] == 4
-    assert "are of other images" in refused(capsys, "compare", held, tested)
 
 
 # --- export ---------------------------------------------------------------------------------------

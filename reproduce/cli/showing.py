@@ -13,7 +13,7 @@ from reproduce import records
 from reproduce.cli.units import columns, duration, the_key
 from reproduce.evaluation import paired, wilson
 from reproduce.papers import registry
-from reproduce.papers.dqa import ActivationNetwork, HeldOut
+from reproduce.papers.dqa import ActivationNetwork
 from reproduce.papers.units import Network
 from reproduce.records import Record
 from reproduce.report.results import Results, met_by_both
@@ -187,11 +187,5 @@ def _same_images(one: Named, other: Named) -> tuple[np.ndarray, np.ndarray]:
     kinds = {each.record.configuration["kind"] for each in pair}
     if len(kinds) > 1 and "agreement" in kinds:
         raise ValueError(f"only one of {one.key} and {other.key} asks whether two networks agree")
-    # Held-out images are training images, from a number on that is the network's.
-    starts = {
-        each.unit.network.train_images if isinstance(each.unit, HeldOut) else None for each in pair
-    }
-    if len(starts) > 1:
-        raise ValueError(f"{one.key} and {other.key} are of other images: held-out ones and others")
     few = min(each.record.total for each in pair)
     return one.record.bits[:few], other.record.bits[:few]

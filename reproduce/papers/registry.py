@@ -56,8 +56,6 @@ def suites(network: Network) -> dict[str, dict[str, Measurement]]:
         return {"transfer": dqa.transfer(network)}
     if isinstance(network, ActivationNetwork):
         found = {"table": dqa.table(network)}
-        if network.scale == "workstation" and network.activation == "relu":
-            found["held-out"] = dqa.held_out(network)
         if network.training.attack is not None:
             found["trial"] = dqa.trial(network)
             found["file"] = dqa.file(network)
