@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from statistics import NormalDist
 
 import numpy as np
@@ -16,6 +16,8 @@ from reproduce.checks import check_floats, check_module, check_uint8, shown, who
 from reproduce.checks import number as check_number
 from reproduce.checks import seed as check_seed
 from reproduce.data import to_float
+
+Run = Callable[[Tensor, Tensor, int], Tensor]  # (images, labels, seed) -> adversarial images
 
 
 def batch_seed(seed: int, number: int) -> int:
@@ -59,17 +61,36 @@ def correct(
     check_model(model, device)
     source_model = model if source_model is None else source_model
     check_module("source_model", source_model)
+    reach = getattr(attack, "eps_255", 255) / 255
+
+    def run(x: Tensor, y: Tensor, drawn: int) -> Tensor:
+        return x if attack is None else perturb(source_model, attack, x, y, drawn)
+
+    def prepared(x: Tensor) -> Tensor:
+        return x.to(device) if as_floats else to_float(x.to(device))
+
     hits = []
     with eval_mode(model), full_float32():
-        for x, y, drawn in batches(images, labels, batch_size, seed):
-            x, y = x.to(device), y.to(device)
-            x = x if as_floats else to_float(x)
-            if attack is not None:
-                reach = getattr(attack, "eps_255", 255) / 255
-                x = checked(str(attack), perturb(source_model, attack, x, y, drawn), x, reach)
+        parts = (
+            (prepared(x), y.to(device), s) for x, y, s in batches(images, labels, batch_size, seed)
+        )
+        for x, y in attacked(str(attack), run, parts, reach):
             with torch.no_grad(), answers_watched(model, y):
                 hits.append((model(x).argmax(1) == y).cpu())
     return torch.cat(hits)
+
+
+def attacked(
+    name: str, run: Run, parts: Iterable[tuple[Tensor, Tensor, int]], eps: float
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """What an attack makes of each batch, with the labels: the one loop of `correct` and `audit`.
+
+    Args:   run: (images in [0, 1], labels, seed) to images. parts: as of `batches`. eps: in [0, 1]
+            units.
+    Raises: ValueError: as `checked`.
+    """
+    for x, y, drawn in parts:
+        yield checked(name, run(x, y, drawn), x, eps), y
 
 
 def batches(

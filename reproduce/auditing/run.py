@@ -16,7 +16,8 @@ from reproduce.auditing import inputs, signs
 from reproduce.auditing.checkpoint import State
 from reproduce.auditing.result import Audit
 from reproduce.auditing.stand_ins import Function, find_head, with_stand_ins
-from reproduce.auditing.suites import Run, Target, named_attacks
+from reproduce.auditing.suites import Target, named_attacks
+from reproduce.evaluation import Run
 
 
 def audit(

@@ -29,10 +29,9 @@ from reproduce.attacks import (
 from reproduce.attacks.base import under_attack
 from reproduce.attacks.black_box import quiet_foolbox
 from reproduce.auditing.inputs import answers
-from reproduce.evaluation import batches, checked
+from reproduce.evaluation import Run, attacked, batches
 
 SUITES = ("quick", "standard")
-Run = Callable[[Tensor, Tensor, int], Tensor]  # (images, labels, seed) -> adversarial images
 
 
 def named_attacks(
@@ -162,5 +161,5 @@ class Target:
         made = self.images.clone()
         if some.any():
             parts = batches(self.images[rows], self.labels[rows], self.batch_size, self.seed)
-            made[rows] = torch.cat([checked(name, run(x, y, s), x, eps) for x, y, s in parts])
+            made[rows] = torch.cat([x for x, _ in attacked(name, run, parts, eps)])
         return made, time.perf_counter() - started
