@@ -114,19 +114,18 @@ def _patiently(unit: Unit, stop: Stop, shown: Shown, wait_s: float) -> Record:
 
 
 def outcomes(records: Mapping[str, Record]) -> pd.DataFrame:
-    """A row for each record that has bits or norms, under its name.
+    """A row for each record of which images are counted, under its name.
 
-    Columns: images; right, in percent with its interval, or, of norms, withstood (no perturbation
-    was found); median norm of those that were broken; key.
+    Columns: images; what is counted (records.Record.counted); of how many it is true, in percent
+    with its interval; median norm of the images that were broken; key.
     """
     rows = []
     for name, r in records.items():
-        row = {"": name, "images": None, "right %": None, "median norm": None, "key": f"`{r.key}`"}
-        if r.bits is not None:
-            rows.append(row | {"images": r.total, "right %": tables.share(r.bits)})
-        elif r.norms is not None:
-            median, left = broken(r.norms).median, tables.share(r.norms == float("inf"))
-            rows.append(row | {"images": len(r.norms), "right %": left, "median norm": median})
+        if r.counted is not None:
+            what, true = r.counted
+            median = None if r.norms is None else broken(r.norms).median
+            row = {"": name, "images": len(true), "counted": what, "%": tables.share(true)}
+            rows.append(row | {"median norm": median, "key": f"`{r.key}`"})
     return pd.DataFrame(rows)
 
 

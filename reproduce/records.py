@@ -173,6 +173,19 @@ class Record:
         return 100 * float(self.judged.mean())
 
     @property
+    def counted(self) -> tuple[str, np.ndarray] | None:
+        """What is counted of the images, and (N,) bool, of which it is true; None: nothing is.
+
+        "right"; "agreed", where two networks are asked; of the smallest perturbations "withstood",
+        where none was found.
+        """
+        if self.norms is not None:
+            return "withstood", np.isinf(self.norms)
+        if self.bits is None:
+            return None
+        return "agreed" if self.configuration["kind"] == "agreement" else "right", self.bits
+
+    @property
     def path(self) -> Path:
         """Where its file stands, or would stand."""
         stem = self.name if self.name == "network" else f"{slug(self.name)}-{self.key}"

@@ -167,8 +167,9 @@ def test_outcomes_and_curves_are_tables_of_what_is_in_the_records():
     table = notebook.outcomes({"pgd": hits, "cw": norms, "network": record})
     assert list(table[""]) == ["pgd", "cw"] and list(table["images"]) == [24, 4]
     share = 100 * hits.correct / 24
-    assert table["right %"][0].startswith(f"{share:.1f} (")
-    assert table["right %"][1].startswith("25.0 (") and table["median norm"][1] == 2
+    assert table["%"][0].startswith(f"{share:.1f} (")
+    assert table["%"][1].startswith("25.0 (") and table["median norm"][1] == 2
+    assert list(table["counted"]) == ["right", "withstood"]
 
 
 def test_every_scale_that_is_offered_has_networks_and_suites():

@@ -69,9 +69,10 @@ def parser(description: str) -> argparse.ArgumentParser:
     for which in ("one", "other"):
         what = "of a measurement, or of a network for all attacks of its trial"
         compare.add_argument(which, type=key, metavar="KEY", help=what)
-    export = command("export", "print a table of the book as CSV or LaTeX, in full precision")
+    export = command("export", "print a table of the book as CSV, or as LaTeX to two decimals")
     export.add_argument("table", nargs="?", metavar="TABLE", help="without: the names of all")
-    export.add_argument("--scale", choices=names.SCALES, default="laptop")
+    what = "laptop where it is not given; the claims are of all scales"
+    export.add_argument("--scale", choices=names.SCALES, help=what)
     form = export.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="this is the default")
     form.add_argument("--latex", action="store_true", help="for the booktabs package")

@@ -95,10 +95,9 @@ def _run_one(unit: Unit, stop: Stop, shown: Shown, waiting: list[Unit], quiet: b
 
 def _said(record: Record) -> str:
     what = record.name
-    if record.bits is not None:
-        what += f" {record.correct} of {record.total} right"
-    elif record.norms is not None:
-        what += f" {int((record.norms > 0).sum())} of {len(record.norms)} norms"
+    if record.counted is not None:
+        counted, true = record.counted
+        what += f" {int(true.sum())} of {len(true)} {counted}"
     return f"{record.folder}: {what}, {duration(record.run.wall_s)}"
 
 

@@ -91,11 +91,11 @@ def _asked(one: Named) -> dict:
 def _came_out(record: Record) -> dict:
     """Counts and percent with Wilson's interval (95 %); the last value of each curve."""
     said: dict = {}
-    if record.bits is not None:
-        said["right"] = _share(record.bits)
+    if record.counted is not None:
+        what, true = record.counted
+        said[what] = _share(true)
     if record.norms is not None:
         broken = record.norms[(record.norms > 0) & np.isfinite(record.norms)]
-        said["withstood"] = _share(np.isinf(record.norms))
         said["median norm"] = float(np.median(broken)) if len(broken) else None
     if record.values:
         kind = "last epoch" if record.name == "network" else "values"
@@ -161,10 +161,11 @@ def compare(args: argparse.Namespace) -> int:
     difference, margin = paired(first, second)
     said = {each.key: f"{each.record.folder} {each.record.name}" for each in (one, other)}
     said |= {"images": len(first)}
-    said |= {"right": {each.key: _share(b) for each, b in ((one, first), (other, second))}}
+    what = "right" if one.record.counted is None else one.record.counted[0]  # networks' trials
+    said |= {what: {each.key: _share(b) for each, b in ((one, first), (other, second))}}
     alone = {one.key: int((first & ~second).sum()), other.key: int((second & ~first).sum())}
     points = {"points": difference, "low": difference - margin, "high": difference + margin}
-    said |= {"right alone": alone, "difference": points}
+    said |= {f"{what} alone": alone, "difference": points}
     _print(said, as_json=args.json)
     return 0
 

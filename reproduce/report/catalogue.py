@@ -60,15 +60,18 @@ def _of_seed_0(of: Callable[[dict[str, Results]], pd.DataFrame], dataset: str) -
 
 
 def _images(numeral: str, condition: str) -> Table:
-    """Table I or II of Double quantization: a row a network and a kind of test image, percent."""
+    """Table I or II of Double quantization: a row a network, seed and kind of test image."""
 
     def table(scale: str) -> pd.DataFrame:
         printed, rows = double.published_table(numeral), []
-        for (train, test), bits in double.pooled(double.find(scale), condition).items():
-            row = {"train_bits": train[0], "train_dithered": train[1]}
-            row |= {"test_bits": test[0], "test_dithered": test[1]}
-            row |= {"published": printed.loc[train, test], "images": len(bits)}
-            rows.append(row | {"measured": 100 * bits.mean()} | _bounds(bits))
+        for one in double.find(scale):
+            train = double.trained_on(one)
+            for test, bits in double.by_kind(one, condition).items():
+                row = {"train_bits": train[0], "train_dithered": train[1]}
+                row |= {"test_bits": test[0], "test_dithered": test[1], "seed": one.network.seed}
+                row |= {"published": printed.loc[train, test], "images": len(bits)}
+                row |= {"measured": 100 * bits.mean()} | _bounds(bits)
+                rows.append(row | {"key": one.network.key})
         return pd.DataFrame(rows)
 
     return table
@@ -91,15 +94,14 @@ def _claims(_scale: str) -> pd.DataFrame:
 
 
 def _records(scale: str) -> pd.DataFrame:
-    """A row a record that has bits or norms; right or, of norms, withstood, in percent."""
+    """A row a record of which images are counted, in percent."""
     rows = []
     for r in records.every():
         if r.error is not None or not r.folder.partition("/")[2].startswith(f"{scale}-"):
             continue
-        bits = r.bits if r.norms is None else np.isinf(r.norms)
-        if bits is not None:
+        if r.counted is not None:
+            what, bits = r.counted
             row = {"folder": r.folder, "name": r.name, "key": r.key, "images": len(bits)}
-            what = "right" if r.norms is None else "withstood"
             row |= {"what": what, "percent": 100 * bits.mean()} | _bounds(bits)
             rows.append(row | {"seconds": r.run.own_s, "device": r.run.device})
     return pd.DataFrame(rows)
