@@ -92,11 +92,21 @@ def test_table_3_has_norms_without_adversarial_training_and_success_rates_with_i
     assert without["printed: mean norm"].tolist() == ["0.12", "0.55", "0.55"]
     assert without["median norm"].tolist() == pytest.approx([0.2, 0.5, 0.5])
     assert without["derivative"].tolist() == ["its own", "as trained", "sigmoids"]
+    assert set(without["attack"]) == {"C&W"}
     defended = smallest.table3(found, defended=True)
     assert defended["printed: success (%)"].tolist() == ["0"] * 4
     names = ["ReLU", "dynamic, 2 bits", "dynamic, 2 bits", "*dynamic, 1 bit*"]
     assert defended["network"].tolist() == names, "in italics: its training collapsed"
     assert [s.split()[0] for s in defended["broken (%)"]] == ["75", "0", "50", tables.NONE]
+
+
+def test_of_cw_and_ddn_the_smaller_norm_counts_and_both_have_rows(folders):
+    put_norms(network("relu", None), cw_own=[2.0, INF, 0.0], ddn_own=[3.0, 0.5, 0.0])
+    (run,) = smallest.tried(*WHERE)
+    assert smallest.best(run, smallest.GRADIENT).tolist() == [2.0, 0.5, 0.0]
+    table = smallest.table3(smallest.outcomes([run]), defended=True).set_index("attack")
+    assert [s.split("\N{NO-BREAK SPACE}")[0] for s in table["broken (%)"]] == ["50", "100"]
+    assert table["median norm"].to_dict() == {"C&W": 2.0, "DDN": 1.75}
 
 
 def test_table_5_has_the_authors_width_beside_the_best_one(runs):

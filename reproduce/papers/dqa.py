@@ -493,6 +493,7 @@ NORM_ATTACKS = {
         200,
     ),
 }
+NORM_ATTACKS["workstation"] = NORM_ATTACKS["laptop"]
 
 
 def norms(base: ActivationNetwork) -> dict[str, Measurement]:

@@ -1,4 +1,4 @@
-"""C&W and ZOO against DQA on CIFAR-10: how far images must be moved (Tables 3 and 5).
+"""C&W, DDN and ZOO against DQA on CIFAR-10: how far images must be moved (Tables 3 and 5).
 
 An image that is misjudged as it stands needs no moving: it counts neither as broken nor as
 attacked.
@@ -48,24 +48,28 @@ def broken(norms: np.ndarray) -> Broken:
 
 
 def tried(dataset: str, scale: str) -> list[Results]:
-    """The networks that C&W or ZOO has met: ReLU first, then by falling bits."""
+    """The networks that one of them has met: ReLU first, then by falling bits."""
     networks = [n for n in registry.networks("dqa", scale, 0) if n.dataset == dataset]
     found = [Results(n) for n in networks if "norms" in registry.suites(n)]
     return sorted((r for r in found if r.suite("norms")), key=lambda r: -(r.network.bits or 9))
 
 
-def best(results: Results, attack: str) -> np.ndarray:
-    """(N,): each image's norm under whichever rule or width of an attack did best.
+NAMES = {"cw": "C&W", "ddn": "DDN", "zoo": "ZOO"}
+GRADIENT = ("cw", "ddn")  # each is the check of the other: the smaller norm counts
 
-    Args: attack: cw or zoo, one that was run.
+
+def best(results: Results, attacks: Sequence[str]) -> np.ndarray:
+    """(N,): each image's norm under whichever attack, rule or width did best.
+
+    Args: attacks: of NAMES, those that count; at least one was run.
     """
-    found = [record.norms for record in _under(results, attack).values()]
+    found = [r.norms for attack in attacks for r in _under(results, attack).values()]
     few = min(map(len, found))
     return np.min([norms[:few] for norms in found], axis=0)
 
 
 def _under(results: Results, attack: str) -> dict[str, Record]:
-    """{rule or width: record} of cw or zoo."""
+    """{rule or width: record} of an attack of NAMES."""
     parts = ((name.split("/", 1), r) for name, r in results.suite("norms").items())
     return {how: record for (kind, how), record in parts if kind == attack}
 
@@ -83,14 +87,14 @@ def outcomes(runs: Sequence[Results]) -> pd.DataFrame:
 
     Args:    runs: `tried`.
     Returns: network, bits (NA for ReLU), defended (whether it was trained on adversarial examples),
-             collapsed, attack (cw, zoo), how (own, sigmoid; or the width of ZOO's difference),
+             collapsed, attack (of NAMES), how (own, sigmoid; or the width of ZOO's difference),
              images (right as they stood), broken, rate, low, high (percent, Wilson's 95 %), mean,
              median (l2), key (of the record).
     """
     rows = []
     for results in runs:
         known = _name(results), results.network.bits, _defended(results), results.collapsed
-        for attack in ("cw", "zoo"):
+        for attack in NAMES:
             for how, record in _under(results, attack).items():
                 bits, mean, median = broken(record.norms)
                 total, moved = len(bits), int(bits.sum())
@@ -129,22 +133,22 @@ RULES = {"own": "as trained", "sigmoid": "sigmoids"}
 
 
 def table3(found: pd.DataFrame, *, defended: bool) -> pd.DataFrame:
-    """One column of Table 3 beside ours, a row a network and backward rule.
+    """One column of Table 3 beside ours, a row a network, attack and backward rule.
 
     Args:    found: `outcomes`. defended: the column with adversarial training, which prints the
              success rate in percent; else that without, which prints the mean norm.
     Returns: strings and numbers to be shown; networks that collapsed are in italics.
     """
     printed = "printed: success (%)" if defended else "printed: mean norm"
-    chosen = found[(found["attack"] == "cw") & (found["defended"] == defended)]
+    chosen = found[found["attack"].isin(GRADIENT) & (found["defended"] == defended)]
     rows = []
     for row in chosen.itertuples():
         said = _printed("dqa_table3", row.bits, adversarial_training=defended)
         rule = "its own" if pd.isna(row.bits) else RULES[row.how]
         ours = (row.images, _rate(row), row.mean, row.median, f"`{row.key}`")
-        rows.append((_marked(row), f"{said:g}", rule, *ours))
+        rows.append((_marked(row), f"{said:g}", NAMES[row.attack], rule, *ours))
     ours = ["images", "broken (%)", "mean norm", "median norm", "record"]
-    return pd.DataFrame(rows, columns=["network", printed, "derivative", *ours])
+    return pd.DataFrame(rows, columns=["network", printed, "attack", "derivative", *ours])
 
 
 def widest(found: pd.DataFrame) -> pd.DataFrame:
@@ -186,7 +190,7 @@ def every_width(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def inside_the_ball(runs: Sequence[Results]) -> pd.DataFrame:
-    """What C&W breaks within the radius of Table 2's PGD, of the images that this PGD leaves right.
+    """What C&W and DDN break within the radius of Table 2's PGD, of what this PGD leaves right.
 
     An l2 norm of r moves no pixel by more than r: norms up to the radius lie in PGD's ball. There
     may be more. Networks that collapsed, or were trained without PGD, are left out.
@@ -200,7 +204,7 @@ def inside_the_ball(runs: Sequence[Results]) -> pd.DataFrame:
         pgd = r.suite("table").get("pgd")
         if not _defended(r) or pgd is None or not _under(r, "cw") or r.collapsed:
             continue
-        norms = best(r, "cw")
+        norms = best(r, GRADIENT)
         right = pgd.bits[: len(norms)]
         radius = dqa.table_attacks(r.network)["pgd"].eps_255 / 255
         wrong = int((right & (norms == 0)).sum())
@@ -212,14 +216,14 @@ def inside_the_ball(runs: Sequence[Results]) -> pd.DataFrame:
 
 
 def left_to_cw(runs: Sequence[Results]) -> pd.DataFrame:
-    """What C&W does to the images that ZOO breaks at no width; without collapsed networks.
+    """What C&W and DDN do to the images that ZOO breaks at no width; without collapsed networks.
 
-    Returns: network, activation, standing (broken at no width), broken (of these, by C&W).
+    Returns: network, activation, standing (broken at no width), broken (of these, by either).
     """
     rows = []
     for r in runs:
         if _under(r, "zoo") and _under(r, "cw") and not r.collapsed:
-            zoo, cw = best(r, "zoo"), best(r, "cw")
+            zoo, cw = best(r, ["zoo"]), best(r, GRADIENT)
             few = min(len(zoo), len(cw))
             standing = np.isinf(zoo[:few])
             both = standing & np.isfinite(cw[:few])
@@ -253,12 +257,12 @@ def undefended_figure(runs: Sequence[Results]) -> Figure:
 
 
 def defended_figure(runs: Sequence[Results]) -> Figure:
-    """The share of images that C&W's better rule breaks within each l2 norm, in networks trained on
-    adversarial examples, and the radius of PGD."""
+    """The share of images that the better of C&W and DDN, by the better rule, breaks within each l2
+    norm, in networks trained on adversarial examples, and the radius of PGD."""
     shown = [r for r in runs if _defended(r) and _under(r, "cw")]
     figure, ax = plt.subplots(figsize=(6.4, 4.2))
     for number, results in enumerate(shown):
-        norms, line = best(results, "cw"), style.look(_name(results), number)
+        norms, line = best(results, GRADIENT), style.look(_name(results), number)
         ax.ecdf(norms[norms > 0], **{n: v for n, v in line.items() if n not in ("marker", "mfc")})
     eps_255 = dqa.table_attacks(shown[0].network)["pgd"].eps_255
     ax.axvline(eps_255 / 255, color="0.3", ls=":", label=f"PGD's ε = {eps_255:g}/255")
