@@ -8,6 +8,7 @@ else the machine does meets all of them, and a speed is that of the median turn.
 
 from __future__ import annotations
 
+import argparse
 import functools
 import time
 from collections.abc import Callable
@@ -218,4 +219,5 @@ def main(seconds: float = 2.0, batch: int = 128, steps: int = 20) -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     main()

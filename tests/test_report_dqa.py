@@ -382,6 +382,19 @@ def test_conditions_are_shown_over_the_images_that_all_of_them_met(folders):
     assert dqa_details.rules({}).empty and dqa_details.without_gradients({}).empty
 
 
+def test_attacks_that_end_in_a_file_stand_beside_those_that_do_not_on_the_same_images(folders):
+    one, other = network("fixed", 1), network()
+    results = tried(one, {"main": right(5), "restarts/2": right(2, 10)})
+    assert dqa_details.in_a_file({"a": results, "b": tried(other)}).empty
+    for name, bits in (("file/main", right(9, 10)), ("file/restarts", right(4, 10))):
+        put(paper.file(one)[name], bits=bits)
+    (row,) = dqa_details.in_a_file({"a": Results(one)}).to_dict("records")
+    assert row == {
+        "network": "a", "images": 10, "clean": 100, "main": 50, "main, whole grey values": 90,
+        "restarts": 20, "restarts, whole grey values": 40,
+    }  # fmt: skip
+
+
 def test_diagnostics_are_told_for_both_attacks(folders):
     networks = {"ReLU": tried(network()), "none": Results(network("fixed", 1))}
     zero = dqa_details.zero_gradients(networks)

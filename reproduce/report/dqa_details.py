@@ -53,11 +53,23 @@ def radii(networks: Mapping[str, Results]) -> pd.DataFrame:
     return _conditions(networks, RADII)
 
 
+def in_a_file(networks: Mapping[str, Results]) -> pd.DataFrame:
+    """Accuracy (%) under two attacks that end in any float image, and under the same attacks where
+    each step is rounded to whole grey values; a row a network that met the latter."""
+    met = {name: r for name, r in networks.items() if r.suite("file")}
+    columns = {"clean": "clean", "main": "main", "file/main": "main, whole grey values"}
+    again = {n for r in met.values() for n in r.suite("trial") if n.startswith("restarts/")}
+    if again:  # with the fewest restarts, as in the suite
+        fewest = min(again, key=lambda n: int(n.removeprefix("restarts/")))
+        columns |= {fewest: "restarts", "file/restarts": "restarts, whole grey values"}
+    return _conditions(met, columns)
+
+
 def _conditions(networks: Mapping[str, Results], columns: Mapping[str, object]) -> pd.DataFrame:
     """Accuracy (%) under conditions of the trial, over the first images that all of them met."""
     rows = []
     for name, r in networks.items():
-        suite = r.suite("trial")
+        suite = r.suite("trial") | r.suite("file")
         members = [suite[c] for c in columns if c in suite]
         if not members:
             continue
