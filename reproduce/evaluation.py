@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from reproduce.attacks import Attack, full_float32, perturb
 from reproduce.attacks.base import answers_watched, check_model, eval_mode
-from reproduce.checks import check_floats, check_module, check_uint8, shown, whole
+from reproduce.checks import check_floats, check_module, check_uint8, of_kind, shown, whole
 from reproduce.checks import number as check_number
 from reproduce.checks import seed as check_seed
 from reproduce.data import to_float
@@ -87,10 +87,13 @@ def attacked(
 
     Args:   run: (images in [0, 1], labels, seed) to images. parts: as of `batches`. eps: in [0, 1]
             units.
-    Raises: ValueError: as `checked`.
+    Raises: TypeError, ValueError: arguments of another kind, and as `checked`.
     """
-    for x, y, drawn in parts:
-        yield checked(name, run(x, y, drawn), x, eps), y
+    of_kind("name", name, str)
+    if not callable(run):
+        raise TypeError(f"run is {shown(run)}; give a function of images, labels and a seed")
+    eps = check_number("eps", eps, 0, 1)
+    return ((checked(name, run(x, y, drawn), x, eps), y) for x, y, drawn in parts)
 
 
 def batches(

@@ -40,7 +40,7 @@ def check_parameters(namespace: Mapping) -> None:
     for name, kind in declared.items():
         kind = {"str": str, "int": int, "bool": bool}.get(kind, kind)
         if type(namespace[name]) is not kind:
-            raise TypeError(f"{name} is {namespace[name]!r}; it must be {_NAMES[kind]}")
+            raise TypeError(f"{name} is {shown(namespace[name])}; it must be {_NAMES[kind]}")
 
 
 _NAMES = {str: "a text (papermill -r)", int: "a whole number", bool: "True or False"}
