@@ -87,13 +87,14 @@ def attacked(
 
     Args:   run: (images in [0, 1], labels, seed) to images. parts: as of `batches`. eps: in [0, 1]
             units.
-    Raises: TypeError, ValueError: arguments of another kind, and as `checked`.
+    Raises: TypeError, ValueError: arguments of another kind, an attack that left the
+            ball of radius `eps`, or [0, 1].
     """
     of_kind("name", name, str)
     if not callable(run):
         raise TypeError(f"run is {shown(run)}; give a function of images, labels and a seed")
     eps = check_number("eps", eps, 0, 1)
-    return ((checked(name, run(x, y, drawn), x, eps), y) for x, y, drawn in parts)
+    return ((_checked(name, run(x, y, drawn), x, eps), y) for x, y, drawn in parts)
 
 
 def batches(
@@ -106,12 +107,16 @@ def batches(
         yield x, y, batch_seed(seed, number)
 
 
-def checked(name: str, made: Tensor, clean: Tensor, eps: float) -> Tensor:
+def _checked(name: str, made: Tensor, clean: Tensor, eps: float) -> Tensor:
     """What an attack made of images (N, C, H, W) in [0, 1]. Raises: ValueError: it is no such
     images, or left the ball of radius `eps`, or [0, 1]."""
     if not isinstance(made, Tensor) or made.shape != clean.shape or made.dtype != clean.dtype:
         shape = f"float32 of shape {tuple(clean.shape)}"
-        got = f"{made.dtype} of shape {tuple(made.shape)}" if isinstance(made, Tensor) else made
+        got = (
+            f"{made.dtype} of shape {tuple(made.shape)}"
+            if isinstance(made, Tensor)
+            else shown(made)
+        )
         raise ValueError(f"{name} made {got}; it must be {shape}")
     made = made.detach().to(clean.device)
     far, low, high = (made - clean).abs().max().item(), made.min().item(), made.max().item()
