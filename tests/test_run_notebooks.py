@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 from papermill.exceptions import PapermillExecutionError
 
 from reproduce import notebook, records, runner, storage
-from reproduce.papers import dqa, registry
+from reproduce.papers import double, dqa, registry
 from tests.test_runner import attacked, checkpoint, tiny
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
@@ -173,6 +174,16 @@ def test_outcomes_and_curves_are_tables_of_what_is_in_the_records():
     share = 100 * hits.correct / 24
     assert table["right %"][0].startswith(f"{share:.1f} (")
     assert table["right %"][1].startswith("25.0 (") and table["median norm"][1] == 2
+
+
+def test_the_suites_that_are_offered_are_those_that_its_networks_have():
+    lines = parameters(NOTEBOOKS / "run_network.ipynb").splitlines()
+    (offered,) = [x.partition("# ")[2] for x in lines if x.startswith("suite")]
+    kinds = dqa.ActivationNetwork, double.ImageNetwork
+    there = {s for n in registry.networks() if type(n) in kinds for s in registry.suites(n)}
+    assert sorted(offered.replace(" or ", " ").split(", ")) == sorted({"network"} | there)
+    (text,) = [c.source for c in nbformat.read(NOTEBOOKS / "run_network.ipynb", 4).cells[:1]]
+    assert {x for x in re.findall(r"`(\w+)`", text) if x != "papermill"} == {"network"} | there
 
 
 def test_every_scale_that_is_offered_has_networks_and_suites():
