@@ -50,7 +50,8 @@ def test_each_question_has_a_listing_of_its_own_and_the_same_question_the_same(f
 
     def listings() -> dict[Path, set[str]]:
         files = (folders / ".snakemake" / "jobs").glob("listing*")
-        return {f: {json.loads(x)["network"] for x in f.open()} for f in files}
+        lines = {file: file.read_text().splitlines() for file in files}
+        return {file: {json.loads(x)["network"] for x in some} for file, some in lines.items()}
 
     for cell in (*cells, *cells):
         assert planned(folders, cell=cell)
