@@ -18,7 +18,13 @@ from pathlib import Path
 PYTHON = config.get("python", "python")
 FILTERS = ("paper", "scale", "seed", "dataset", "cell", "suite")
 ASKED = [f"--{name}={config[name]}" for name in FILTERS if name in config]
-LISTING = Path(".snakemake/jobs/listing.jsonl")
+
+
+def digest(text):
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+LISTING = Path(f".snakemake/jobs/listing-{digest(' '.join(ASKED))}.jsonl")
 if workflow.is_main_process:
     LISTED = subprocess.check_output(
         [PYTHON, "-m", "reproduce", "list", "--json", *ASKED], text=True
@@ -41,7 +47,7 @@ for unit in MISSING:
 def mark(network, suite):
     """Of what is missing now: what goes missing later, or is added to a suite, is another job."""
     asked = "".join(sorted(unit["key"] for unit in JOBS[network, suite]))
-    return f".snakemake/jobs/{network}-{suite}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
+    return f".snakemake/jobs/{network}-{suite}-{digest(asked)}"
 
 
 rule all:

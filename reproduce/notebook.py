@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import os
 import re
+import signal
+import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import pandas as pd
+from traitlets.log import get_logger
 
 from reproduce.checks import check_text, number, shown, whole
 from reproduce.names import PAPERS
@@ -86,18 +90,43 @@ def run(units: Iterable[Unit], wait_s: float = 5.0) -> dict[str, Record]:
 
     A unit that another process is at is waited for.
 
-    Raises: KeyboardInterrupt: after an interrupt of the kernel, which saves what a training has
-            done; the same cell goes on from there. Whatever else runner.run raises.
+    Raises: KeyboardInterrupt: after an interrupt of the kernel, or the end of what started it, such
+            as papermill. What a training has done is saved; the same cell goes on from there.
+            Whatever else runner.run raises.
     """
     number("wait_s", wait_s)
     found: dict[str, Record] = {}
     try:
-        with Stop() as stop, contextlib.closing(Shown(bar=True)) as shown:
+        with Stop() as stop, _watchdog_held(), contextlib.closing(Shown(bar=True)) as shown:
             for unit in units:
                 found[unit.name] = _patiently(unit, stop, shown, wait_s)
     except Interrupted:
         raise KeyboardInterrupt("stopped; run the cell again to go on") from None
     return found
+
+
+@contextlib.contextmanager
+def _watchdog_held() -> Iterator[None]:
+    """Where the kernel's parent has gone, SIGTERM comes first, and the kernel ends after this.
+
+    ipykernel's watchdog is a thread that ends the kernel on the spot, but logs a warning before: it
+    is held there.
+    """
+    done = threading.Event()
+
+    def hold(_record) -> bool:
+        if type(threading.current_thread()).__name__.startswith("ParentPoller"):
+            os.kill(os.getpid(), signal.SIGTERM)
+            done.wait()
+        return True
+
+    log = get_logger()
+    log.addFilter(hold)
+    try:
+        yield
+    finally:
+        log.removeFilter(hold)
+        done.set()
 
 
 def _patiently(unit: Unit, stop: Stop, shown: Shown, wait_s: float) -> Record:

@@ -330,21 +330,6 @@ def test_the_time_left_is_the_work_left_at_the_speed_of_what_was_run(capsys, few
     assert capsys.readouterr().out.splitlines()[1].endswith(f"{minutes:.0f} min")
 
 
-def test_status_removes_what_a_killed_process_left_on_its_way_an_hour_ago_and_no_others_file(
-    capsys, few
-):
-    names = (".network.json.abcdefgh.reproduce-part", ".network.json.12345678.reproduce-part",
-             ".env.template", ".network.json.abcdefgh")  # fmt: skip
-    old, new, *others = (records.root() / "x" / name for name in names)
-    old.parent.mkdir(parents=True)
-    for file in (old, new, *others):
-        file.touch()
-        if file != new:
-            os.utime(file, (0, 0))
-    assert cli.main(["status"]) == 0
-    assert not old.exists() and new.exists() and all(file.exists() for file in others)
-
-
 def test_a_damaged_record_ends_with_code_2_and_one_line(capsys, few):
     record = runner.run(TINY[1], runner.Stop())
     record.path.write_text("{")
@@ -368,6 +353,29 @@ def test_run_works_through_what_is_missing_cheapest_first(capsys, few):
     assert done(capsys) == order and len(list(records.every())) == 9
     assert cli.main(["run"]) == 0
     assert done(capsys) == []
+
+
+def test_what_only_reports_writes_nothing_and_run_removes_what_a_killed_process_left_an_hour_ago(
+    capsys, few, folders
+):
+    names = (".network.json.abcdefgh.reproduce-part", ".network.json.12345678.reproduce-part",
+             ".env.template", ".network.json.abcdefgh")  # fmt: skip
+    old, new, *others = (records.root() / "x" / name for name in names)
+    old.parent.mkdir(parents=True)
+    for file in (old, new, *others):
+        file.touch()
+        if file != new:
+            os.utime(file, (0, 0))
+
+    def there() -> dict:
+        return {file: file.stat().st_mtime_ns for file in folders.rglob("*")}
+
+    before = there()
+    for words in (["status"], ["list"], ["run", "--dry-run"], ["show", few[0].key]):
+        assert cli.main(words) == 0
+        assert there() == before, words
+    assert cli.main(["run", "--suite", "network", "--cell", "relu"]) == 0
+    assert not old.exists() and new.exists() and all(file.exists() for file in others)
 
 
 def test_run_says_what_came_out(capsys, few):

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import filelock
@@ -14,8 +19,8 @@ import pytest
 from papermill.exceptions import PapermillExecutionError
 
 from reproduce import notebook, records, runner, storage
-from reproduce.papers import dqa, registry
-from tests.test_runner import attacked, tiny
+from reproduce.papers import double, dqa, registry
+from tests.test_runner import attacked, checkpoint, tiny
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 RUN = sorted(NOTEBOOKS.glob("run_*.ipynb"))
@@ -172,6 +177,16 @@ def test_outcomes_and_curves_are_tables_of_what_is_in_the_records():
     assert list(table["counted"]) == ["right", "withstood"]
 
 
+def test_the_suites_that_are_offered_are_those_that_its_networks_have():
+    lines = parameters(NOTEBOOKS / "run_network.ipynb").splitlines()
+    (offered,) = [x.partition("# ")[2] for x in lines if x.startswith("suite")]
+    kinds = dqa.ActivationNetwork, double.ImageNetwork
+    there = {s for n in registry.networks() if type(n) in kinds for s in registry.suites(n)}
+    assert sorted(offered.replace(" or ", " ").split(", ")) == sorted({"network"} | there)
+    (text,) = [c.source for c in nbformat.read(NOTEBOOKS / "run_network.ipynb", 4).cells[:1]]
+    assert {x for x in re.findall(r"`(\w+)`", text) if x != "papermill"} == {"network"} | there
+
+
 def test_every_scale_that_is_offered_has_networks_and_suites():
     lines = parameters(NOTEBOOKS / "run_network.ipynb").splitlines()
     (offered,) = [x.partition("# ")[2] for x in lines if x.startswith("scale")]
@@ -184,3 +199,93 @@ def test_every_scale_that_is_offered_has_networks_and_suites():
     for paper, dataset, scale in (*wanted, ("dqa", "cifar10", "workstation")):
         one = notebook.network(paper, dataset, bits=2, scale=scale, seed=0, **kind)
         assert one.scale == scale and "table" in registry.suites(one)
+
+
+# --- papermill as a process of its own ------------------------------------------------------------
+
+SHARED = dqa.network("digits", "relu", None, scale="smoke")
+GIVEN = {"dataset": "digits", "activation": "relu", "bits": 0}
+
+
+def in_the_background(module: str, *words: str) -> subprocess.Popen:
+    """On a CPU and in one thread; it can be interrupted even where pytest itself cannot."""
+    environment = os.environ | {
+        "PYTHONPATH": str(NOTEBOOKS.parent), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""
+    }  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *words],
+        env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def papermill_of(suite: str, out: Path) -> subprocess.Popen:
+    words = [w for name, value in (GIVEN | {"suite": suite}).items() for w in ("-p", name, value)]
+    return in_the_background(
+        "papermill", str(NOTEBOOKS / "run_network.ipynb"), str(out), *map(str, words)
+    )
+
+
+def until(there, seconds: float = 120) -> None:
+    ends = time.monotonic() + seconds
+    while not there():
+        assert time.monotonic() < ends, "it takes too long"
+        time.sleep(0.02)
+
+
+def contents(root: Path) -> dict[str, dict]:
+    """{path: content} of all records, without when, where and how fast they came about."""
+    found = {}
+    for file in root.glob("*/*/*.json"):
+        content = json.loads(file.read_text())
+        del content["run"], content["digest"]
+        found[str(file.relative_to(root))] = content
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> dict[str, dict]:
+    """The records of the shared network and all its suites, of one plain run."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REPRODUCE_RESULTS", str(root / "results"))
+        patch.setenv("REPRODUCE_CACHE", str(root / "cache"))
+        words = {"scale": "smoke", "dataset": "digits", "cell": SHARED.cell, "seed": "0"}
+        one = in_the_background("reproduce", "run", *(f"--{k}={v}" for k, v in words.items()))
+        assert one.wait(300) == 0
+    return contents(root / "results")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_papermill_that_is_stopped_keeps_its_work_and_the_same_command_goes_on(
+    number, folders, undisturbed
+):
+    out = folders / "out.ipynb"
+    first = papermill_of("file", out)
+    until(checkpoint(SHARED).exists)
+    at_an_epochs_end = storage.load_tensors(checkpoint(SHARED))[1]
+    time.sleep(0.3)  # two steps
+    first.send_signal(number)
+    assert first.wait(60) != 0
+    with filelock.FileLock(storage.cache() / "locks" / f"{SHARED.key}.lock", timeout=60):
+        stopped = storage.load_tensors(checkpoint(SHARED))[1]
+    assert at_an_epochs_end["step"] < stopped["step"] < stopped["total"]
+    assert list(records.every()) == []
+    executed = [c.execution_count for c in nbformat.read(out, 4).cells if c.cell_type == "code"]
+    assert executed[:3] == [1, 2, 3]  # the parameters, those given, and what they mean
+
+    assert papermill_of("file", out).wait(120) == 0
+    found = contents(folders / "results")
+    assert len(found) == 1 + len(registry.suites(SHARED)["file"])
+    assert found == {path: undisturbed[path] for path in found}
+    cells = nbformat.read(out, 4).cells
+    assert all(c.execution_count for c in cells if c.cell_type == "code")
+
+
+def test_three_papermills_at_once_share_one_network_from_nothing(folders, undisturbed):
+    suites = "table", "trial", "file"
+    started = [papermill_of(suite, folders / f"{suite}.ipynb") for suite in suites]
+    assert [one.wait(240) for one in started] == [0, 0, 0]
+    units = {SHARED.key} | {m.key for suite in suites for m in registry.measurements(SHARED, suite)}
+    found = contents(folders / "results")
+    assert len(found) == len(units) and found == {path: undisturbed[path] for path in found}

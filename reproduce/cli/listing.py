@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from reproduce import records, runner, storage
+from reproduce import records, runner
 from reproduce.cli.units import Entry, Group, chosen, columns, duration, rates
 
 
@@ -35,8 +35,6 @@ def _described(e: Entry) -> dict:
 
 
 def status(args: argparse.Namespace) -> int:
-    for folder in (records.root(), storage.cache()):
-        storage.sweep(folder)
     failed = {(r.folder, r.key) for r in records.every() if r.error is not None}
     found = [(e, records.find(e.unit)) for e in chosen(args)]
     speed = rates(found)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import torch
 
-from reproduce import records, runner
+from reproduce import records, runner, storage
 from reproduce.cli.arguments import printable
 from reproduce.cli.units import Entry, Group, chosen, columns, duration, entries, rates
 from reproduce.papers import registry
@@ -33,6 +33,8 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         _plan(missing)
         return 0
+    for folder in (records.root(), storage.cache()):
+        storage.sweep(folder)
     _set_threads()
     try:
         with Stop(args.time_budget) as stop, contextlib.closing(Shown(quiet=args.quiet)) as shown:
