@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -65,6 +67,29 @@ def test_a_run_that_failed_says_why_on_the_page(archive):
     of = {"folder": first.folder, "dataset": DATA, "run": RUN, "configuration": asked}
     records.write(Record(name="nes", error="out of <memory>\nat line 1", **of))
     assert "failed: out of &lt;memory&gt;<" in only(archive)[1]["body"]
+
+
+def test_every_run_has_a_place_of_its_own_and_a_key_leads_to_what_succeeded_else_to_the_last_try(
+    archive,
+):
+    network, pgd = (r for r in records.every() if r.name in ("network", "pgd"))
+    never = replace(pgd, name="nes", configuration=pgd.configuration | {"seed": 1}, bits=None)
+    days = ("2026-01-01", "2026-01-03")
+    tries = [RUN] + [replace(RUN, created=CREATED.replace("2026-01-02", d)) for d in days]
+    for record in (network, pgd, never):
+        for run in tries:
+            of = {"run": run, "bits": None, "values": {}, "error": "out of memory"}
+            records.write(replace(record, **of))
+    page, context, _ = only(archive)
+    ids = re.findall(r' id="([^"]+)"', context["body"])
+    assert len(ids) == len(set(ids)) == 3 + 9
+    assert "loss 0.5" in context["body"], "the training that succeeded is the one described"
+    places = {r.key: archive.addresses()[r.key] for r in (network, pgd, never)}
+    assert places[network.key] == f"{page}.html#record-{network.key}"
+    assert places[pgd.key] == f"{page}.html#record-{pgd.key}"
+    assert places[never.key] == f"{page}.html#record-{never.key}-failed-2026-01-03T030405+0000"
+    assert len(archive.addresses()) == 4
+    assert {place.partition("#")[2] for place in archive.addresses().values()} <= set(ids)
 
 
 def test_the_key_of_a_record_leads_to_its_row_from_any_depth_and_no_other_code_does(archive):
