@@ -37,8 +37,8 @@ def page_of(folder: str) -> str:
 
 @cache
 def addresses() -> dict[str, str]:
-    """{key of a network or a measurement: where the site shows its record}; of a failed run the last
-    one, where none succeeded."""
+    """{key of a network or a measurement: where the site shows its record}: the run that succeeded,
+    else the last one that failed."""
     found = {}
     files = records.root().glob("*/*/*.json")
     for file in sorted(files, key=lambda file: ("-failed-" not in file.stem, file)):
