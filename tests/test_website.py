@@ -183,20 +183,24 @@ def test_a_map_lists_every_page_once_and_is_made_only_where_the_site_has_an_addr
 
 def test_a_page_bears_the_day_of_its_last_commit_and_none_outside_a_checkout(website, tmp_path):
     assert website.changed(tmp_path / "gone") == {}
-    (tmp_path / "book").mkdir()
 
     def commit(name, day):
-        (tmp_path / "book" / name).write_text(day)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(day)
         who = ["-c", "user.name=a", "-c", "user.email=a@b"]
         when = f"{day}T00:00:00+0000"
         environment = {"GIT_COMMITTER_DATE": when, "GIT_AUTHOR_DATE": when, "PATH": "/usr/bin:/bin"}
         for command in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", day]):
             subprocess.run(["git", *command], cwd=tmp_path, env=environment, check=True)
 
-    commit("one.md", "2026-01-02")
-    commit("two.ipynb", "2026-02-03")
-    commit("one.md", "2026-03-04")
-    assert website.changed(tmp_path) == {"one": "2026-03-04", "two": "2026-02-03"}
+    commit("book/one.md", "2026-01-02")
+    commit("notebooks/two.ipynb", "2026-02-03")
+    commit("book/one.md", "2026-03-04")
+    commit("book/three/one.js", "2026-04-05")
+    for name in ("book/_static/two.svg", "results/one/two.json", "book/two.svg", "tests/one.py"):
+        commit(name, "2026-05-06")
+    days = {name: website.changed(tmp_path)[name] for name in ("one", "two", "three")}
+    assert days == {"one": "2026-03-04", "two": "2026-02-03", "three": "2026-04-05"}
 
 
 # --- The API page ---------------------------------------------------------------------------------
