@@ -125,6 +125,8 @@ def test_a_table_names_the_record_of_each_row_and_refuses_a_row_without_one():
         "| *fixed* | 2.0 | `bbbbbbbb`<br>`cccccccc` |",
         "| new | 3.0 | – |",
     ]
+    line = "ReLU: `aaaaaaaa` · fixed: `bbbbbbbb` `cccccccc` · new: –"
+    assert tables.listed(of) == line, "beside a figure"
     with pytest.raises(KeyError, match="new"):
         tables.markdown(frame, of={n: of[n] for n in ("ReLU", "fixed")})
 
