@@ -37,15 +37,23 @@ def page_of(folder: str) -> str:
 
 @cache
 def addresses() -> dict[str, str]:
-    """{key of a network or a measurement: where the site shows its record}."""
+    """{key of a network or a measurement: where the site shows its record}: the run that succeeded,
+    else the last one that failed."""
     found = {}
-    for file in sorted(records.root().glob("*/*/*.json")):
+    files = records.root().glob("*/*/*.json")
+    for file in sorted(files, key=lambda file: ("-failed-" not in file.stem, file)):
         folder = f"{file.parent.parent.name}/{file.parent.name}"
-        if folder.partition("/")[2].startswith("smoke-"):
-            continue
-        key = file.parent.name[-8:] if file.stem == "network" else file.stem[-8:]
-        found[key] = f"{page_of(folder)}.html#record-{key}"
+        if not file.parent.name.startswith("smoke-"):
+            stem, failed, when = file.stem.partition("-failed-")
+            key = folder[-8:] if stem == "network" else stem[-8:]
+            found[key] = f"{page_of(folder)}.html#record-{key}{failed}{when}"
     return found
+
+
+def anchor(record: Record) -> str:
+    """The id of a record on its page; runs that failed have one each."""
+    failed = "" if record.error is None else f"-failed-{record.run.created.replace(':', '')}"
+    return f"record-{record.key}{failed}"
 
 
 def link_keys(app, doctree: nodes.document, docname: str) -> None:
@@ -75,7 +83,8 @@ def pages(app) -> Iterator[tuple[str, dict, str]]:
 def body(folder: str, of: list[Record]) -> str:
     """The records of one network as HTML."""
     name = folder.partition("/")[2]
-    network = next((record for record in of if record.name == "network"), None)
+    trained = (record for record in of if record.name == "network" and record.error is None)
+    network = next(trained, None)
     measured = [record for record in of if record is not network]
     rows = "".join(map(row, measured))
     titles = ("measured", "outcome", "min", "date", "record")
@@ -103,13 +112,13 @@ def described(network: Record) -> str:
         "date": run.created[:10],
     }
     lines = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts.items())
-    return f'<div id="record-{network.key}"><dl class="record">{lines}</dl>{asked(network)}</div>'
+    return f'<div id="{anchor(network)}"><dl class="record">{lines}</dl>{asked(network)}</div>'
 
 
 def row(record: Record) -> str:
     """One measurement as a row of a table; its commit, versions and digest on demand."""
     run = record.run
-    return f"""<tr id="record-{record.key}"><td>{escaped(record.name)}</td>
+    return f"""<tr id="{anchor(record)}"><td>{escaped(record.name)}</td>
 <td>{escaped(outcome(record))}</td>
 <td class="text-right">{run.own_s / 60:.1f}</td>
 <td class="text-nowrap">{run.created[:10]}</td>

@@ -72,14 +72,15 @@ def execute(source: Path) -> bytes:
 
 
 def shared() -> bytes:
-    """A digest of what every page is made of: the records, the package, this program and the
-    versions that it is pinned to."""
+    """A digest of what every page is made of: the records but for those of scale smoke, which no
+    page shows, the package, the profiles, this program and the versions that it is pinned to."""
     package = Path(reproduce.__file__).parent
     files = [p for p in package.rglob("*") if p.suffix in (".py", ".csv")]
-    files += [p for p in records.root().rglob("*") if p.is_file()]
+    files += [p for p in records.root().rglob("*") if not p.parent.name.startswith("smoke-")]
+    files += (package.parent / "profiles").glob("*/config.yaml")
     files += [Path(__file__), Path(pages.__file__), package.parent / "constraints.txt"]
     digest = hashlib.sha256()
-    for file in sorted(file for file in files if file.exists()):
+    for file in sorted(file for file in files if file.is_file()):
         digest.update(f"{file}\n{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
     return digest.digest()
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from docutils import nodes
 
 ROOT = Path(__file__).resolve().parent.parent
+OWN = re.compile(r"(?:book|notebooks)/([^/.]+)(?:\.(?:md|ipynb|py)$|/)")  # what a page is made of
 NOT_FOUND = """<h1>There is no such page</h1>
 <p>It may have been renamed. The <a href="index.html">first page</a> leads to all others, and
 <a href="search.html">the search</a> finds what they say.</p>"""
@@ -65,8 +66,9 @@ def first_picture(app, doctree: nodes.document | None) -> str | None:
 
 @cache
 def changed(root: Path) -> dict[str, str]:
-    """{page of the book: the day of the last commit that changed it}; empty outside a checkout."""
-    command = ["git", "log", "--format=day %cs", "--name-only", "--", "book"]
+    """{page of the book: the day of the last commit that changed it, its notebook, its program or
+    its folder}; empty outside a checkout. What it reads of the records is in the executed page."""
+    command = ["git", "log", "--format=day %cs", "--name-only", "--", "book", "notebooks"]
     try:
         log = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
@@ -75,8 +77,8 @@ def changed(root: Path) -> dict[str, str]:
     for line in filter(None, log.splitlines()):
         if line.startswith("day "):
             day = line.removeprefix("day ")
-        else:
-            days.setdefault(Path(line).stem, day)
+        elif own := OWN.match(line):
+            days.setdefault(own[1], day)
     return days
 
 

@@ -339,6 +339,21 @@ def test_the_page_says_of_the_cat_what_happens_to_it(node):
 # --- The export -----------------------------------------------------------------------------------
 
 
+def test_the_networks_are_those_that_the_page_names():
+    of = {
+        name: json.loads((live.one(f"{pattern}-*") / "network.json").read_text())
+        for name, pattern in live.NETWORKS.items()
+    }
+    asked = {name: record["configuration"] for name, record in of.items()}
+    assert {c["seed"] for c in asked.values()} == {0} and len(asked) == 7 + 2
+    for name in live.LENETS:
+        c = asked.pop(name)
+        assert (c["scale"], c["dataset"], c["maximum"]) == ("paper", "mnist", "batch")
+        assert c["training"]["clean_weight"] == 0.5, "mixed"
+    for c in asked.values():
+        assert (c["kind"], c["scale"]) == ("double-quantization", "laptop")
+
+
 def test_the_page_weighs_less_than_a_megabyte_without_its_networks(site):
     assert sum(path.stat().st_size for path in site.iterdir() if path.is_file()) < 600_000
 

@@ -317,5 +317,22 @@ def test_every_page_is_due_where_the_package_changed(execute, folders, tmp_path,
     for name, content in (("a.py", "x = 1"), ("a.py", "x = 2"), ("a.csv", "x"), ("b.py", "x = 2")):
         (package / name).write_text(content)
         seen.append(execute.shared())
+    profile = tmp_path / "profiles" / "slurm" / "config.yaml"
+    profile.parent.mkdir(parents=True)
+    for content in ("jobs: 1", "jobs: 2"):
+        profile.write_text(content)
+        seen.append(execute.shared())
     (package / "a.pyc").write_text("not read")
     assert execute.shared() == seen[-1] and len(set(seen)) == len(seen)
+
+
+def test_a_record_of_scale_smoke_makes_no_page_due_and_any_other_all(execute, folders):
+    seen = []
+    for name in ("smoke-x-seed0-0a1b2c3d", "laptop-x-seed0-0a1b2c3d"):
+        folder = folders / "results" / "dqa-digits" / name
+        folder.mkdir(parents=True)
+        for file in ("network.json", "pgd-0a1b2c3d.json", "stages.npz", "weights.safetensors"):
+            seen.append(execute.shared())
+            (folder / file).write_text("{}")
+    assert len(set(seen[:5])) == 1, "smoke"
+    assert len({*seen[4:], execute.shared()}) == 5

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -67,6 +69,29 @@ def test_a_run_that_failed_says_why_on_the_page(archive):
     assert "failed: out of &lt;memory&gt;<" in only(archive)[1]["body"]
 
 
+def test_every_run_has_a_place_of_its_own_and_a_key_leads_to_what_succeeded_else_to_the_last_try(
+    archive,
+):
+    network, pgd = (r for r in records.every() if r.name in ("network", "pgd"))
+    never = replace(pgd, name="nes", configuration=pgd.configuration | {"seed": 1}, bits=None)
+    days = ("2026-01-01", "2026-01-03")
+    tries = [RUN] + [replace(RUN, created=CREATED.replace("2026-01-02", d)) for d in days]
+    for record in (network, pgd, never):
+        for run in tries:
+            of = {"run": run, "bits": None, "values": {}, "error": "out of memory"}
+            records.write(replace(record, **of))
+    page, context, _ = only(archive)
+    ids = re.findall(r' id="([^"]+)"', context["body"])
+    assert len(ids) == len(set(ids)) == 3 + 9
+    assert "loss 0.5" in context["body"], "the training that succeeded is the one described"
+    places = {r.key: archive.addresses()[r.key] for r in (network, pgd, never)}
+    assert places[network.key] == f"{page}.html#record-{network.key}"
+    assert places[pgd.key] == f"{page}.html#record-{pgd.key}"
+    assert places[never.key] == f"{page}.html#record-{never.key}-failed-2026-01-03T030405+0000"
+    assert len(archive.addresses()) == 4
+    assert {place.partition("#")[2] for place in archive.addresses().values()} <= set(ids)
+
+
 def test_the_key_of_a_record_leads_to_its_row_from_any_depth_and_no_other_code_does(archive):
     key = next(r.key for r in records.every() if r.name == "pgd")
     codes = [nodes.literal("", text) for text in (key, "00000000", "bits")]
@@ -100,6 +125,8 @@ def test_a_table_names_the_record_of_each_row_and_refuses_a_row_without_one():
         "| *fixed* | 2.0 | `bbbbbbbb`<br>`cccccccc` |",
         "| new | 3.0 | – |",
     ]
+    line = "ReLU: `aaaaaaaa` · fixed: `bbbbbbbb` `cccccccc` · new: –"
+    assert tables.listed(of) == line, "beside a figure"
     with pytest.raises(KeyError, match="new"):
         tables.markdown(frame, of={n: of[n] for n in ("ReLU", "fixed")})
 
@@ -158,20 +185,24 @@ def test_a_map_lists_every_page_once_and_is_made_only_where_the_site_has_an_addr
 
 def test_a_page_bears_the_day_of_its_last_commit_and_none_outside_a_checkout(website, tmp_path):
     assert website.changed(tmp_path / "gone") == {}
-    (tmp_path / "book").mkdir()
 
     def commit(name, day):
-        (tmp_path / "book" / name).write_text(day)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(day)
         who = ["-c", "user.name=a", "-c", "user.email=a@b"]
         when = f"{day}T00:00:00+0000"
         environment = {"GIT_COMMITTER_DATE": when, "GIT_AUTHOR_DATE": when, "PATH": "/usr/bin:/bin"}
         for command in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", day]):
             subprocess.run(["git", *command], cwd=tmp_path, env=environment, check=True)
 
-    commit("one.md", "2026-01-02")
-    commit("two.ipynb", "2026-02-03")
-    commit("one.md", "2026-03-04")
-    assert website.changed(tmp_path) == {"one": "2026-03-04", "two": "2026-02-03"}
+    commit("book/one.md", "2026-01-02")
+    commit("notebooks/two.ipynb", "2026-02-03")
+    commit("book/one.md", "2026-03-04")
+    commit("book/three/one.js", "2026-04-05")
+    for name in ("book/_static/two.svg", "results/one/two.json", "book/two.svg", "tests/one.py"):
+        commit(name, "2026-05-06")
+    days = {name: website.changed(tmp_path)[name] for name in ("one", "two", "three")}
+    assert days == {"one": "2026-03-04", "two": "2026-02-03", "three": "2026-04-05"}
 
 
 # --- The API page ---------------------------------------------------------------------------------

@@ -4,7 +4,10 @@ LivePage.drawing = (canvas, changed) => {
   "use strict";
 
   const SIDE = 28;
-  const values = new Float32Array(SIDE * SIDE);
+  const INK = [0, 0.35, 0.75, 1]; // what a pixel can hold, so that two bits tell it
+  const LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+  const shades = new Uint8Array(SIDE * SIDE);
+  const values = () => Float32Array.from(shades, (shade) => INK[shade]);
   const pen = { x: 13, y: 5, down: false };
 
   function dot(x, y) {
@@ -12,14 +15,13 @@ LivePage.drawing = (canvas, changed) => {
       for (let dx = -1; dx <= 1; dx++) {
         const [column, row] = [x + dx, y + dy];
         if (column < 0 || row < 0 || column >= SIDE || row >= SIDE) continue;
-        const ink = dx && dy ? 0.35 : dx || dy ? 0.75 : 1;
         const n = row * SIDE + column;
-        values[n] = Math.max(values[n], ink);
+        shades[n] = Math.max(shades[n], dx && dy ? 1 : dx || dy ? 2 : 3);
       }
   }
 
   function show() {
-    LivePage.paint(canvas, values, [1, SIDE, SIDE]);
+    LivePage.paint(canvas, values(), [1, SIDE, SIDE]);
     if (document.activeElement !== canvas) return;
     const context = canvas.getContext("2d");
     context.fillStyle = pen.down ? "#ff9d2e" : "#6fb7ff";
@@ -64,10 +66,32 @@ LivePage.drawing = (canvas, changed) => {
   canvas.addEventListener("blur", show);
   show();
 
+  // Three pixels a letter, row by row; nothing where nothing is drawn.
+  function text() {
+    if (!shades.some(Boolean)) return "";
+    let letters = "";
+    for (let n = 0; n < shades.length; n += 3)
+      letters += LETTERS[16 * shades[n] + 4 * (shades[n + 1] ?? 0) + (shades[n + 2] ?? 0)];
+    return letters;
+  }
+
+  // What text() gave, and nothing else; true if that is what it was.
+  function read(letters) {
+    const before = shades.slice();
+    const codes = [...letters].map((letter) => LETTERS.indexOf(letter));
+    shades.forEach((_, n) => (shades[n] = (codes[Math.floor(n / 3)] ?? 0) >> (4 - 2 * (n % 3)) & 3));
+    const valid = text() === letters;
+    if (!valid) shades.set(before);
+    show();
+    return valid;
+  }
+
   return {
-    values: () => values.slice(),
+    values,
+    text,
+    read,
     clear: () => {
-      values.fill(0);
+      shades.fill(0);
       show();
       changed();
     },

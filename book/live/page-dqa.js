@@ -12,7 +12,14 @@
     const digits = LivePage.examples("digits");
     const { shape } = digits;
     LivePage.choices(part("digits"), "digit", digits, (label, n) => `test digit ${n}, a ${label}`);
-    const drawing = LivePage.drawing(part("drawing"), () => reset());
+    const drawing = LivePage.drawing(part("drawing"), () => {
+      form.elements.ink.value = drawing.text();
+      reset();
+    });
+    LivePage.readers.ink = drawing.read;
+    // At the end of a stroke: browsers allow an address to change a few times a second.
+    for (const ends of ["pointerup", "pointercancel", "keyup"])
+      part("drawing").addEventListener(ends, LivePage.writeAddress);
 
     let walk = null; // of the attack at hand: {kind, steps, label, network, settings, trace, done}
     let turn = 0; // whoever began an older one stops
@@ -184,7 +191,10 @@
     part("step").addEventListener("click", oneStep);
     part("square").addEventListener("click", () => attack("square"));
     part("again").addEventListener("click", reset);
-    part("clear").addEventListener("click", drawing.clear);
+    part("clear").addEventListener("click", () => {
+      drawing.clear();
+      LivePage.writeAddress();
+    });
     part("moment").addEventListener("input", ({ target }) => {
       if (!walk) return;
       turn++;

@@ -22,23 +22,44 @@
       ]),
     );
 
-  // A value that a control does not have leaves it as it is.
+  // What a form's text fields hold is read by this, by name: true if it is such a text.
+  Page.readers = {};
+
+  // A value that a control does not have leaves it as it is; false then.
   function put(name, value) {
     for (const form of forms()) {
       const control = form.elements.namedItem(name);
       if (!control) continue;
       const before = control.value;
       control.value = value;
-      const valid = control.value === value && (control.checkValidity?.() ?? true);
-      if (!valid) control.value = before;
+      const read = Page.readers[name] ?? (() => control.checkValidity?.() ?? true);
+      if (control.value === value && read(value)) return true;
+      control.value = before;
     }
+    return false;
+  }
+
+  const brief = (text) => (text.length > 24 ? `${text.slice(0, 24)}…` : text);
+
+  function allowed(name) {
+    const control = forms().map((form) => form.elements.namedItem(name)).find(Boolean);
+    if (!control) return "no such setting";
+    if (Page.readers[name]) return "not what a drawing is written as";
+    const choices = control.options ?? (control instanceof RadioNodeList ? control : null);
+    if (choices) return `allowed: ${[...choices].map((choice) => choice.value).join(", ")}`;
+    return `allowed: ${control.min} to ${control.max} in steps of ${control.step}`;
   }
 
   Page.readAddress = () => {
     first ??= values();
     if (location.hash && !location.hash.includes("=")) return; // a heading's anchor
     const given = new URLSearchParams(location.hash.slice(1));
-    for (const [name, value] of first) put(name, given.get(name) ?? value);
+    for (const [name, value] of first) put(name, value);
+    const passed = [...given].filter(([name, value]) => !put(name, value));
+    const said = passed.map(([name, value]) => `${brief(name)}=${brief(value)} (${allowed(name)})`);
+    const line = document.getElementById("live-ignored");
+    line.hidden = !said.length;
+    line.textContent = `Ignored in the address: ${said.join("; ")}.`;
   };
 
   Page.writeAddress = () => {
@@ -125,7 +146,7 @@
     for (const form of forms()) {
       form.hidden = false;
       form.addEventListener("submit", (event) => event.preventDefault());
-      form.addEventListener("input", ({ target }) => target.name && Page.writeAddress());
+      form.addEventListener("change", ({ target }) => target.name && Page.writeAddress());
       for (const output of form.querySelectorAll("output[for]")) {
         const control = form.elements.namedItem(output.htmlFor.value);
         output.show = () => (output.value = control.value);

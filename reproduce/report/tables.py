@@ -45,6 +45,16 @@ def keys(networks: Results | Sequence[Results]) -> str:
     return "<br>".join(f"`{r.network.key}`" for r in several) or NONE
 
 
+def listed(of: Mapping[str, Results | Sequence[Results]]) -> str:
+    """Networks with their records' keys in a line, for a figure that has no column of them.
+
+    Args: of: {a network in words: its results}.
+    """
+    return " · ".join(
+        f"{name}: {keys(results)}".replace("<br>", " ") for name, results in of.items()
+    )
+
+
 def markdown(
     frame: pd.DataFrame,
     digits: int | Mapping[str, int] = 1,

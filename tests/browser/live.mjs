@@ -33,6 +33,10 @@ async function status(tab, form, ends) {
   return line.textContent();
 }
 
+// Of the digit as the network is shown it.
+const pixels = (tab) =>
+  tab.locator('#live-dqa [data-part="clean"]').evaluate((c) => c.toDataURL());
+
 const ready = /^Without an attack/;
 const END = /^(Broken|It stands|Nothing)/;
 const seen = {};
@@ -56,6 +60,7 @@ await status(tab, "dqa", ready);
 seen.sent = await tab.evaluate(() =>
   Object.fromEntries([...new FormData(document.getElementById("live-dqa")), ...new FormData(document.getElementById("live-double"))]),
 );
+seen.ignored = await tab.textContent("#live-ignored");
 // With keys alone: the box, the pen down, a line, and the network answers.
 await tab.focus("#live-dqa [name=digit][value='2']");
 for (let n = 2; n < 10; n++) await tab.keyboard.press("ArrowRight");
@@ -63,7 +68,30 @@ await tab.focus('#live-dqa [data-part="drawing"]');
 await tab.keyboard.press(" ");
 for (let n = 0; n < 17; n++) await tab.keyboard.press("ArrowDown");
 seen.drawn = await status(tab, "dqa", ready);
+// With the mouse: where the stroke ends.
+const box = await tab.locator('#live-dqa [data-part="drawing"]').boundingBox();
+await tab.mouse.move(box.x + 0.3 * box.width, box.y + 0.8 * box.height);
+await tab.mouse.down();
+await tab.mouse.move(box.x + 0.7 * box.width, box.y + 0.8 * box.height);
+await tab.mouse.up();
+seen.drawing = { says: await status(tab, "dqa", ready), pixels: await pixels(tab) };
+const drawn = await tab.evaluate(() => location.hash);
+seen.length = drawn.length;
 await tab.context().close();
+
+tab = await open(drawn);
+seen.again = { says: await status(tab, "dqa", ready), pixels: await pixels(tab) };
+seen.unsaid = await tab.locator("#live-ignored").isHidden();
+await tab.context().close();
+
+// Drawings that none is written as: too short, a letter that there is not, two pixels too many.
+seen.malformed = [];
+for (const ink of ["B".repeat(261), "!" + "B".repeat(261), "B".repeat(262)]) {
+  tab = await open(`#digit=drawn&ink=${ink}`);
+  await status(tab, "dqa", "Draw a digit in the box.");
+  seen.malformed.push(await tab.textContent("#live-ignored"));
+  await tab.context().close();
+}
 
 tab = await open("", { javaScriptEnabled: false });
 seen.without = await tab.locator(".live-fallback img").evaluate((image) => image.naturalWidth);

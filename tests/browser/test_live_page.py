@@ -57,6 +57,18 @@ def test_a_digit_is_drawn_with_keys_alone(seen):
     assert seen["drawn"].startswith("Without an attack the network says 1")
 
 
+def test_the_address_of_a_drawn_digit_draws_it_again_and_is_short(seen):
+    assert seen["again"] == seen["drawing"] and seen["unsaid"]
+    assert seen["drawing"]["says"] and 250 < seen["length"] < 2000
+
+
+def test_what_an_address_says_wrongly_is_passed_over_and_named_in_a_line(seen):
+    assert seen["ignored"].startswith("Ignored in the address: eps=999 (allowed: 0 to 128")
+    for line in seen["malformed"]:
+        assert line.startswith("Ignored in the address: ink=") and len(line) < 120
+    assert len(set(seen["malformed"])) > 1
+
+
 def test_nothing_is_asked_of_another_server_and_no_error_is_written(seen):
     assert seen["requests"] == [] and seen["errors"] == []
 
