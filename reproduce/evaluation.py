@@ -17,7 +17,7 @@ from reproduce.checks import number as check_number
 from reproduce.checks import seed as check_seed
 from reproduce.data import to_float
 
-Run = Callable[[Tensor, Tensor, int], Tensor]  # (images, labels, seed) -> adversarial images
+Seeded = Callable[[Tensor, Tensor, int], Tensor]  # (images, labels, seed) -> adversarial images
 
 
 def batch_seed(seed: int, number: int) -> int:
@@ -61,7 +61,7 @@ def correct(
     check_model(model, device)
     source_model = model if source_model is None else source_model
     check_module("source_model", source_model)
-    reach = getattr(attack, "eps_255", 255) / 255
+    reach = min(1.0, getattr(attack, "eps_255", 255) / 255)
 
     def run(x: Tensor, y: Tensor, drawn: int) -> Tensor:
         return x if attack is None else perturb(source_model, attack, x, y, drawn)
@@ -74,19 +74,20 @@ def correct(
         parts = (
             (prepared(x), y.to(device), s) for x, y, s in batches(images, labels, batch_size, seed)
         )
-        for x, y in attacked(str(attack), run, parts, reach):
+        for x, y in adversarial(str(attack), run, parts, reach):
             with torch.no_grad(), answers_watched(model, y):
                 hits.append((model(x).argmax(1) == y).cpu())
     return torch.cat(hits)
 
 
-def attacked(
-    name: str, run: Run, parts: Iterable[tuple[Tensor, Tensor, int]], eps: float
+def adversarial(
+    name: str, run: Seeded, parts: Iterable[tuple[Tensor, Tensor, int]], eps: float
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """What an attack makes of each batch, with the labels: the one loop of `correct` and `audit`.
+    """What an attack makes of each batch: the one loop of `correct` and `audit`.
 
     Args:   run: (images in [0, 1], labels, seed) to images. parts: as of `batches`. eps: in [0, 1]
             units.
+    Returns: of each batch (adversarial images, labels), made when it is asked for.
     Raises: TypeError, ValueError: arguments of another kind, an attack that left the
             ball of radius `eps`, or [0, 1].
     """

@@ -109,18 +109,24 @@ def run(units: Iterable[Unit], wait_s: float = 5.0) -> dict[str, Record]:
 def _watchdog_held() -> Iterator[None]:
     """Where the kernel's parent has gone, SIGTERM comes first, and the kernel ends after this.
 
-    ipykernel's watchdog is a thread that ends the kernel on the spot, but logs a warning before: it
-    is held there.
+    ipykernel's watchdog is a thread that ends the kernel on the spot where process 1 has adopted
+    it, but logs a warning before: it is held there. Others may adopt it, too.
     """
-    done = threading.Event()
+    done, parent = threading.Event(), os.getppid()
+
+    def watch() -> None:
+        while not done.wait(0.5):
+            if os.getppid() != parent:
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
 
     def hold(_record) -> bool:
         if type(threading.current_thread()).__name__.startswith("ParentPoller"):
-            os.kill(os.getpid(), signal.SIGTERM)
             done.wait()
         return True
 
     log = get_logger()
+    threading.Thread(target=watch, daemon=True).start()
     log.addFilter(hold)
     try:
         yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from importlib.metadata import version
 
 import numpy as np
@@ -14,9 +15,11 @@ import torch
 from reproduce import cli, records, runner
 from reproduce.cli import running
 from reproduce.evaluation import paired, wilson
-from reproduce.papers import dqa, registry
-from reproduce.report import double
+from reproduce.papers import double, dqa, registry
+from reproduce.report import double as report
 from reproduce.report.catalogue import TABLES
+from reproduce.report.results import Results
+from tests.stored import put, right
 from tests.test_cli import TINY, breaks, few, suite
 
 __all__ = ["few"]  # a fixture
@@ -200,17 +203,16 @@ def test_every_command_counts_agreeing_images_as_agreed_not_as_right(capsys):
 
 
 def test_each_seed_of_table_ii_has_rows_and_intervals_of_its_own(monkeypatch):
-    monkeypatch.delenv("REPRODUCE_RESULTS")
-    once = double.find("laptop")
-    monkeypatch.setattr(double, "find", lambda scale: once + once)  # as if of two seeds
-    frame = TABLES["double-table2"]("laptop")
-    assert len(frame) == 2 * 15 * 15
-    key = frame["key"].iloc[0]
-    (network,) = [n for n in registry.networks("double-quantization", "laptop") if n.key == key]
-    record = records.find(registry.suites(network)["table"]["pgd/1bit"])
-    assert frame["measured"].iloc[0] == pytest.approx(record.accuracy)
-    low, high = wilson(record.correct, record.total)
-    assert tuple(frame.loc[0, ["low", "high"]]) == pytest.approx((100 * low, 100 * high))
+    first = double.network(8, False, scale="smoke")
+    seeds = [first, replace(first, seed=1)]
+    for network, count in zip(seeds, (1, 3), strict=True):
+        put(registry.suites(network)["table"]["pgd/8bit"], bits=right(count, 4))
+    monkeypatch.setattr(report, "find", lambda scale: [Results(network) for network in seeds])
+    frame = TABLES["double-table2"]("smoke")
+    assert list(frame["seed"]) == [0, 1] and list(frame["measured"]) == [25, 75]
+    assert list(frame["key"]) == [network.key for network in seeds]
+    low, high = wilson(3, 4)
+    assert tuple(frame.loc[1, ["low", "high"]]) == pytest.approx((100 * low, 100 * high))
 
 
 def test_table_1_is_exported_as_published_and_as_recorded(monkeypatch):

@@ -1,4 +1,4 @@
-"""AutoAttack's gradient members in another implementation (ART), on the trial's own networks."""
+"""Another implementation of APGD (ART's) on the trial's own networks, image by image."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ IMAGES = 100
 
 
 def standing(model: nn.Module, images: np.ndarray, labels: np.ndarray, eps: float) -> np.ndarray:
-    """(N,) bool: right as they are, and after ART's APGD on both of AutoAttack's losses."""
+    """(N,) bool: right as they are, and after ART's APGD on cross-entropy and on DLR."""
     loss, shape = nn.CrossEntropyLoss(), images.shape[1:]
     known = PyTorchClassifier(model, loss, shape, 10, clip_values=(0, 1), device_type="cpu")
     left = known.predict(images).argmax(1) == labels
     for kind in ("cross_entropy", "difference_logits_ratio"):
         rows = np.flatnonzero(left)
         attack = AutoProjectedGradientDescent(
-            known, np.inf, eps, eps / 6, 100, False, 1, IMAGES, kind, verbose=False
+            known, np.inf, eps, 2 * eps, 100, False, 1, IMAGES, kind, verbose=False
         )
         made = attack.generate(images[rows], y=np.eye(10, dtype=np.float32)[labels[rows]])
         assert np.abs(made - images[rows]).max() <= eps + 1e-5

@@ -17,7 +17,7 @@ from reproduce.auditing.checkpoint import State
 from reproduce.auditing.result import Audit
 from reproduce.auditing.stand_ins import Function, find_head, with_stand_ins
 from reproduce.auditing.suites import Target, named_attacks
-from reproduce.evaluation import Run
+from reproduce.evaluation import Seeded
 
 
 def audit(
@@ -146,7 +146,7 @@ def _head_of(seen: nn.Module, head: str | None, image: Tensor) -> str | None:
 
 def _run(
     state: State,
-    ready: Mapping[str, tuple[str, Run]],
+    ready: Mapping[str, tuple[str, Seeded]],
     spared: Sequence[str],
     *,
     budget_s: float | None,

@@ -29,7 +29,7 @@ from reproduce.attacks import (
 from reproduce.attacks.base import under_attack
 from reproduce.attacks.black_box import quiet_foolbox
 from reproduce.auditing.inputs import answers
-from reproduce.evaluation import Run, attacked, batches
+from reproduce.evaluation import Seeded, adversarial, batches
 
 SUITES = ("quick", "standard")
 
@@ -106,12 +106,12 @@ class Target:
         said = answers(self.model, images, self.labels, self.batch_size)
         return (said == self.labels[: len(images)]).cpu().numpy()
 
-    def transfer(self, source: nn.Module) -> tuple[str, Run]:
+    def transfer(self, source: nn.Module) -> tuple[str, Seeded]:
         """PGD on the other network."""
         e = 255 * self.eps
         return "transfer", lambda x, y, s: perturb(source, PGD(e, e / 10, 100), x, y, s)
 
-    def ready(self, name: str, attack: object, eps: float) -> tuple[str, Run]:
+    def ready(self, name: str, attack: object, eps: float) -> tuple[str, Seeded]:
         """(family, what makes the images). Raises: TypeError, ValueError: not for this ball."""
         if isinstance(attack, KINDS):
             if isinstance(attack, CarliniWagner | DDN | ZOO):
@@ -129,7 +129,7 @@ class Target:
             return "given", self._foolbox(attack, eps)
         return "given", self._given(attack)
 
-    def _given(self, attack: Callable) -> Run:
+    def _given(self, attack: Callable) -> Seeded:
         """Of torchattacks, built on a network of the caller's, or a function."""
         model = attack.model if isinstance(attack, torchattacks.attack.Attack) else self.seen
 
@@ -139,7 +139,7 @@ class Target:
 
         return run
 
-    def _foolbox(self, attack: Callable, eps: float) -> Run:
+    def _foolbox(self, attack: Callable, eps: float) -> Seeded:
         def run(x: Tensor, y: Tensor, s: int) -> Tensor:
             with quiet_foolbox() as foolbox, under_attack(self.seen, x, y), seeded(s, x.device):
                 target = foolbox.PyTorchModel(self.seen, bounds=(0, 1), device=x.device)
@@ -148,7 +148,7 @@ class Target:
         return run
 
     def attacked(
-        self, name: str, run: Run, eps: float, tried: np.ndarray | None = None
+        self, name: str, run: Seeded, eps: float, tried: np.ndarray | None = None
     ) -> tuple[Tensor, float]:
         """(adversarial images, seconds).
 
@@ -161,5 +161,5 @@ class Target:
         made = self.images.clone()
         if some.any():
             parts = batches(self.images[rows], self.labels[rows], self.batch_size, self.seed)
-            made[rows] = torch.cat([x for x, _ in attacked(name, run, parts, eps)])
+            made[rows] = torch.cat([x for x, _ in adversarial(name, run, parts, eps)])
         return made, time.perf_counter() - started

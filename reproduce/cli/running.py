@@ -33,8 +33,9 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         _plan(missing)
         return 0
-    for folder in (records.root(), storage.cache()):
-        storage.sweep(folder)
+    if args.key is None:  # a batch system's job does not search a shared file system
+        for folder in (records.root(), storage.cache()):
+            storage.sweep(folder)
     _set_threads()
     try:
         with Stop(args.time_budget) as stop, contextlib.closing(Shown(quiet=args.quiet)) as shown:

@@ -55,14 +55,13 @@ def radii(networks: Mapping[str, Results]) -> pd.DataFrame:
 
 def in_a_file(networks: Mapping[str, Results]) -> pd.DataFrame:
     """Accuracy (%) under two attacks that end in any float image, and under the same attacks where
-    each step is rounded to whole grey values; a row a network that met the latter."""
-    met = {name: r for name, r in networks.items() if r.suite("file")}
+    each step is rounded to whole grey values; a row a network that met both of the latter."""
+    met = {name: r for name, r in networks.items() if r.complete("file")}
     columns = {"clean": "clean", "main": "main", "file/main": "main, whole grey values"}
-    again = {n for r in met.values() for n in r.suite("trial") if n.startswith("restarts/")}
-    if again:  # with the fewest restarts, as in the suite
-        fewest = min(again, key=lambda n: int(n.removeprefix("restarts/")))
-        columns |= {fewest: "restarts", "file/restarts": "restarts, whole grey values"}
-    return _conditions(met, columns)
+    for r in met.values():  # networks of one data set and scale have one budget
+        restarts = dqa.BUDGETS[r.network.dataset, r.network.scale].restarts[0]
+        columns[f"restarts/{restarts}"] = "restarts"
+    return _conditions(met, columns | {"file/restarts": "restarts, whole grey values"})
 
 
 def _conditions(networks: Mapping[str, Results], columns: Mapping[str, object]) -> pd.DataFrame:
