@@ -156,7 +156,7 @@ def test_zoo_may_have_met_fewer_images_than_cw(folders):
         cw_sigmoid=[INF] * 3,
         **{"zoo_1e-4": [INF, 1], "zoo_8/255": [INF, INF]},
     )
-    (row,) = smallest.left_to_cw(smallest.tried(*WHERE)).itertuples()
+    (row,) = smallest.left_by_zoo(smallest.tried(*WHERE)).itertuples()
     assert (row.standing, row.broken) == (1, 1)
 
 

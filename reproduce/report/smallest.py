@@ -215,7 +215,7 @@ def inside_the_ball(runs: Sequence[Results]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def left_to_cw(runs: Sequence[Results]) -> pd.DataFrame:
+def left_by_zoo(runs: Sequence[Results]) -> pd.DataFrame:
     """What C&W and DDN do to the images that ZOO breaks at no width; without collapsed networks.
 
     Returns: network, activation, standing (broken at no width), broken (of these, by either).

@@ -16,7 +16,6 @@ TITLES = {"dqa": "DQA", "double-quantization": "Double quantization"}
 SCALES = {
     "original": "authors' networks",
     "paper": "paper",
-    "workstation": "workstation",
     "laptop": "pilot",
     "printed": "printed tables",
 }
