@@ -60,8 +60,8 @@ def audit(
              OSError: of the checkpoint.
     Source:  Carlini et al. 2019; Croce and Hein 2020; Zimmermann et al. 2022.
     """
-    if norm != "Linf":
-        raise ValueError(f"norm is {norm!r}; only 'Linf' is attacked so far")
+    if not isinstance(norm, str) or norm != "Linf":
+        raise ValueError(f"norm is {checks.shown(norm)}; only 'Linf' is attacked so far")
     if surrogates and differentiable is not None:
         raise ValueError("surrogates and differentiable are both given; give one of them")
     eps = inputs.checked_eps(eps)
