@@ -259,7 +259,7 @@ def write(record: Record) -> Path:
     try:
         create_bytes(target, f"{text}\n".encode())
     except BaseException:
-        if packed:
+        if packed and not target.exists():  # an interruption may come just after it was put there
             target.with_suffix(".npz").unlink()
         raise
     return target

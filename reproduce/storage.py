@@ -56,7 +56,7 @@ def _put(path: Path, content: bytes, place: Callable[[str, Path], None]) -> None
             os.chmod(temporary, 0o666 & ~_UMASK)
             place(temporary, path)
         finally:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):  # it is in place; what is left here is swept
                 os.unlink(temporary)
     except OSError as error:
         if isinstance(error, FileExistsError) and path.exists():

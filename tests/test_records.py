@@ -463,6 +463,27 @@ def test_arrays_that_are_a_pipe_are_refused():
     refused(file, "no regular file")
 
 
+def test_a_record_that_is_in_place_keeps_its_arrays_whatever_fails_after_it(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", lambda _path: (_ for _ in ()).throw(OSError(28, "full")))
+        file = records.write(record(arrays=arrays()))
+    assert records.read(file).arrays.keys() == arrays().keys()
+    link = os.link
+
+    def interrupted(one, other) -> None:
+        link(one, other)
+        if str(other).endswith(".json"):
+            raise KeyboardInterrupt
+
+    other = record(arrays=arrays())
+    other.configuration = other.configuration | {"images": 8}
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            records.write(other)
+    assert records.read(other.path).arrays.keys() == arrays().keys()
+
+
 def test_missing_arrays_are_told():
     file = records.write(record(arrays=arrays()))
     file.with_suffix(".npz").unlink()
