@@ -216,7 +216,9 @@ BY_ANNOTATION = {
     "Images": object_(lambda: Images(2, True), Images),
     "Subject": object_(lambda: Images(2, True), (Images, Activations)),
     "pd.DataFrame": FRAME,
-    "Kind": Kind(lambda: (2, True), lambda v: v in double.KINDS, "objects"),
+    "Kind": Kind(
+        lambda: (2, True), lambda v: isinstance(v, tuple) and v in double.KINDS, "objects"
+    ),
 }
 LABELS_ARRAY = Kind(
     lambda: np.arange(20) % 3, lambda v: isinstance(v, np.ndarray) and v.shape == (20,), "arrays"

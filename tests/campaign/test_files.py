@@ -187,10 +187,11 @@ def at_call(monkeypatch, number: int, act: Callable[[], None], after: bool = Fal
             turn = len(seen) == number
             if turn and not after:
                 act()
-            result = call(*args, **options)
-            if turn and after:
-                act()
-            return result
+            try:
+                return call(*args, **options)
+            finally:
+                if turn and after:
+                    act()
 
         return one
 
