@@ -2,12 +2,12 @@
 # benchmarks/nine_minutes.sh FOLDER [SCALE]: what nine minutes of a GPU are best used for.
 #
 # The smoke units first, which no GPU has run; then ReLU, 2 learnt bits and 1 fixed bit of Table 2,
-# with their table and trial, as many as the time allows. Records go to FOLDER, whose content is
-# moved into results/; weights and checkpoints go to FOLDER/cache, so that a second call goes on.
+# with their table and trial, as many as the time allows. Records go to FOLDER/results, to be
+# moved into results/; weights and checkpoints to FOLDER/cache, so that a second call goes on.
 # SCALE: workstation; smoke to try the script anywhere.
 set -u
 folder=${1:?give a folder for the records} scale=${2:-workstation}
-export REPRODUCE_RESULTS=$folder REPRODUCE_CACHE=$folder/cache
+export REPRODUCE_RESULTS=$folder/results REPRODUCE_CACHE=$folder/cache
 end=$((SECONDS + 540))
 
 run() { # the longest time it may take, in seconds, and what
